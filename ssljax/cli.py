@@ -1,0 +1,103 @@
+"""The command line: flags to configs, one line for anything wrong, exit codes."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags as absl_flags
+
+from ssljax import flags
+from ssljax.config import Config
+from ssljax.errors import UserError
+
+OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line; see `experiments/run.py`.
+
+    Args:
+      argv: the program's name and its arguments.
+
+    Returns:
+      The exit code: 0 done, 2 bad input, 130 interrupted.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("ssljax").setLevel(logging.INFO)
+    for noisy in ("absl", "orbax", "jax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        return _main(list(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _main(argv: list[str]) -> int:
+    values = absl_flags.FlagValues()
+    flags.define(values)
+    absl_flags.DEFINE_string("workdir", None, "folder for everything that is written", flag_values=values)
+    absl_flags.DEFINE_string(
+        "stages", "preview,pretrain,evaluate,report", "which stages to run", flag_values=values
+    )
+    absl_flags.DEFINE_boolean("help", False, "show every flag", flag_values=values, short_name="h")
+    flags.parse_argv(values, argv)
+    if values["help"].value:
+        print(_help(values))
+        return OK
+    workdir = _workdir(values["workdir"].value, argv)
+    configs = _configs(values, workdir)
+    stages = [stage for stage in flags.split_commas(values["stages"].value) if stage]
+    _cache_compilations()
+
+    from ssljax import pipeline  # imports JAX: not before the flags are known to be right
+
+    study = pipeline.run(configs, workdir, stages=stages, command=shlex.join(["python", *argv]))
+    if study.text:
+        print(study.text)
+    if study.report:
+        print(f"\nreport: {study.report}")
+    else:
+        print(f"\nwritten to {study.workdir}")
+    return OK
+
+
+def _configs(values: absl_flags.FlagValues, workdir: Path) -> list[Config]:
+    """What the flags say; or, where a workdir is named and no setting is given, what made that workdir."""
+    given = any(values[name].present for name in flags.names())
+    made = workdir / "flagfile.cfg"
+    if not given and values["workdir"].value and made.exists():
+        return flags.read_flagfile(made)
+    if not given and values["workdir"].value and set(values["stages"].value.split(",")) <= {"evaluate", "report"}:
+        raise UserError(f"--workdir: {workdir} has no flagfile.cfg, so nothing was trained there")
+    return flags.configs_from_flags(values)
+
+
+def _workdir(given: str | None, argv: Sequence[str]) -> Path:
+    """The folder given, or runs/<name of the last flagfile>."""
+    if given:
+        return Path(given)
+    files = [a.split("=", 1)[1] for a in argv if a.startswith(("--flagfile=", "-flagfile="))]
+    return Path("runs") / (Path(files[-1]).stem if files else "default")
+
+
+def _cache_compilations() -> None:
+    """Keeps compiled programs between processes, where the user has not said otherwise."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ssljax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _help(values: absl_flags.FlagValues) -> str:
+    lines = ["python experiments/run.py --flagfile=FILE [--name=value ...]", ""]
+    lines += [f"  --{name}\n      {values[name].help}" for name in ("workdir", "stages", "flagfile")]
+    lines += [f"  --{name}\n      {values[name].help}" for name in flags.names()]
+    return "\n".join(lines)

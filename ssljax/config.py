@@ -1,0 +1,245 @@
+"""One run's or sweep's settings: a frozen, validated dataclass. Every field is a flag, and is written only here.
+
+A field is *static* (it changes shapes or code, so it is the same for all runs of a program) or *traced* (a leaf of the hyper
+pytree, so it may differ from run to run). `None` means: as the preset says; `resolve` fills it in.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from ssljax.errors import UserError, unknown
+
+
+
+def _field(
+    default: Any,
+    kind: type,
+    help: str,
+    *,
+    address: str = "",
+    traced: bool = False,
+    training: bool = True,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field of `Config`.
+
+    Args:
+      default: None for "as the preset says".
+      kind: int, float, str, bool or tuple (of strings; of integers for seeds).
+      help: the flag's help text.
+      address: the flag's name and sweep address where it differs from the field's name.
+      traced: may differ between the runs of a program.
+      training: changes what is trained; a workdir belongs to one value of all such fields.
+      low, high: allowed range, ends included.
+      choices: allowed values.
+    """
+    meta = dict(
+        kind=kind, help=help, address=address, traced=traced, training=training, low=low, high=high, choices=choices
+    )
+    return dataclasses.field(default=default, metadata=meta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of one program: all runs (seeds x swept values) that share every static setting.
+
+    Raises:
+      UserError: a value of the wrong type or out of range, an unknown name (with the nearest known one).
+    """
+
+    # What is learned from
+    dataset: str = _field("digits", str, "digits, a tfds name (mnist, cifar10:3.0.2), folder:DIR or npz:FILE")
+    data_dir: str = _field("", str, "where tfds keeps its prepared data sets", training=False)
+    manual_dir: str = _field("", str, "where archives that were fetched by hand lie, for tfds to prepare", training=False)
+    cache_dir: str = _field("", str, "where decoded images are cached (default ~/.cache/ssljax/data)", training=False)
+    validation_fraction: float = _field(0.0, float, "share of the training images held out as validation", low=0, high=0.9)
+    resize: int = _field(
+        0, int, "side in pixels that stored images are brought to, for sets whose images differ in size (0: as they are)", low=0
+    )
+    image_size: int | None = _field(None, int, "side in pixels of the images that the network sees", low=8)
+    transforms: str | None = _field(
+        None, str, "a transform set by name, or a definition: rotation(degrees=25)+horizontal_flip; A|B for two views"
+    )
+
+    # What learns
+    preset: str = _field("digits", str, "where settings that are not given come from: paper, solo or digits")
+    method: str = _field("mocov2plus", str, "self-supervised method")
+    backbone: str | None = _field(None, str, "network whose features are evaluated")
+    width: float | None = _field(None, float, "multiplies every channel count of the backbone", low=1 / 64, high=8)
+    stem: str = _field("cifar", str, "first layers of a ResNet", choices=("cifar", "imagenet"))
+    stem_padding: int | None = _field(None, int, "padding of the CIFAR stem; torchvision's habit is 1, solo-learn's 2", low=0, high=2)
+    hidden_dim: int | None = _field(None, int, "hidden width of the projector", low=1)
+    output_dim: int | None = _field(None, int, "output width of the projector", low=1)
+    queue_size: int | None = _field(None, int, "keys in a method's queue", low=1)
+
+    # How it learns
+    epochs: int | None = _field(None, int, "passes over the training images", low=1)
+    batch_size: int | None = _field(None, int, "images in a step", low=2)
+    optimizer: str | None = _field(None, str, "update rule")
+    learning_rate: float | None = _field(None, float, "peak learning rate", traced=True, low=0)
+    lr_scaling: str | None = _field(
+        None, str, "linear multiplies the learning rate by batch/256", choices=("none", "linear")
+    )
+    warmup_epochs: int | None = _field(None, int, "epochs of linear warm-up before the cosine", low=0)
+    weight_decay: float | None = _field(None, float, "weight decay", traced=True, low=0)
+    momentum: float = _field(0.9, float, "momentum of SGD and LARS", traced=True, low=0, high=1)
+    temperature: float | None = _field(None, float, "temperature of a contrastive loss", traced=True, low=1e-6)
+    tau_base: float | None = _field(
+        None, float, "EMA coefficient of the target at the first step", address="tau.base", traced=True, low=0, high=1
+    )
+    tau_final: float | None = _field(
+        None, float, "EMA coefficient of the target at the last step", address="tau.final", traced=True, low=0, high=1
+    )
+
+    # Which runs
+    seeds: tuple[int, ...] = _field((5,), tuple, "one run a seed, all in one program: 5,6,7")
+    sweep: tuple[str, ...] = _field(
+        (), tuple, "address=lo:hi:n (ends included) or address=a,b,c of any traced value; several make their product"
+    )
+    set: tuple[str, ...] = _field((), tuple, "address=value of any traced value, the same for every run")
+
+    # How it runs
+    precision: str = _field("float32", str, "compute type of the networks", choices=("float32", "bfloat16"))
+    convolution: str = _field(
+        "auto", str, "lax, or patches times a matrix (auto: matmul on CPU)", choices=("auto", "lax", "matmul")
+    )
+    run_axis: str = _field(
+        "vmap", str, "how the runs of a program are executed in a step", choices=("vmap", "map", "unroll")
+    )
+    max_runs_per_program: int = _field(0, int, "split a sweep into programs of at most this many runs (0: never)", low=0, training=False)
+    steps_per_dispatch: int = _field(
+        0, int, "steps in one call of the device (0: 1 on CPU, else 16)", low=0, training=False
+    )
+    checkpoint_every: int = _field(10, int, "epochs between checkpoints; the last epoch always has one", low=1, training=False)
+    keep: int = _field(2, int, "checkpoints kept", low=1, training=False)
+
+    # How it is measured
+    evaluations: tuple[str, ...] = _field(
+        ("linear", "knn", "kmeans"), tuple, "what to measure: linear, knn, kmeans", training=False
+    )
+    probe_epochs: int = _field(100, int, "epochs of the linear probe", low=1, training=False)
+    probe_batch_size: int = _field(256, int, "batch of the linear probe", low=1, training=False)
+    probe_learning_rate: float = _field(0.1, float, "learning rate of the linear probe, x.1 at 60 and 80 % of its epochs", low=0, training=False)
+    probe_transforms: str = _field("none", str, "transform set of the linear probe's training images", training=False)
+    knn_k: int = _field(20, int, "neighbours of the weighted k-NN", low=1, training=False)
+    knn_temperature: float = _field(0.07, float, "temperature of the weighted k-NN", low=1e-6, training=False)
+    clusters: int = _field(0, int, "clusters of K-means (0: the number of classes)", low=0, training=False)
+    targets: str = _field("", str, "CSV of published values to print beside the measured ones", training=False)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+
+
+def flag_name(field: dataclasses.Field) -> str:
+    """The flag and the sweep address of a field of `Config`."""
+    return field.metadata["address"] or field.name
+
+
+def fields() -> dict[str, dataclasses.Field]:
+    """Every field of `Config` by its flag name."""
+    return {flag_name(f): f for f in dataclasses.fields(Config)}
+
+
+def checked(field: dataclasses.Field, value: Any) -> Any:
+    """The value in the field's own type, or a `UserError` that names the flag."""
+    meta, flag = field.metadata, f"--{flag_name(field)}"
+    if value is None:
+        if field.default is None:
+            return None
+        raise UserError(f"{flag}: no value given")
+    kind = meta["kind"]
+    if kind is tuple:
+        return _checked_tuple(field.name, flag, value)
+    if kind is bool:
+        return bool(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UserError(f"{flag}: expected {_KINDS[kind]}, given {value!r}")
+    low, high = meta["low"], meta["high"]
+    if kind is not str and (
+        not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high)
+    ):
+        span = f"between {low:g} and {high:g}" if high is not None else f"of at least {low:g}"
+        raise UserError(f"{flag}: expected {_KINDS[kind]} {span}, given {value!r}")
+    if meta["choices"] and value not in meta["choices"]:
+        raise unknown("value", value, meta["choices"], flag)
+    return value
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text"}
+
+
+def _checked_tuple(name: str, flag: str, value: Any) -> tuple:
+    if isinstance(value, str | int):
+        value = (value,)
+    value = tuple(value)
+    if name == "seeds":
+        if not value:
+            raise UserError(f"{flag}: no seed given")
+        for seed in value:
+            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+                raise UserError(f"{flag}: expected whole numbers from 0 to {2**32 - 1}, given {seed!r}")
+        if len(set(value)) < len(value):
+            raise UserError(f"{flag}: a seed stands twice in {','.join(map(str, value))}")
+    if name == "evaluations":
+        for evaluation in value:
+            if evaluation not in EVALUATIONS:
+                raise unknown("evaluation", evaluation, EVALUATIONS, flag)
+    return value
+
+
+EVALUATIONS = ("linear", "knn", "kmeans")
+
+
+def resolve(config: Config) -> Config:
+    """The same config with every `None` filled in from the preset, and every name checked against its table.
+
+    Fields that the method does not use stay None.
+
+    Raises:
+      UserError: an unknown method, preset, backbone, optimizer or transform set, or a value that a preset does not give.
+    """
+    from ssljax.augment import parse
+    from ssljax.methods import preset
+    from ssljax.models import BACKBONES
+    from ssljax.train.optimizers import OPTIMIZERS
+
+    values = {name: value for name, value in preset(config.method, config.preset).items() if getattr(config, name) is None}
+    config = dataclasses.replace(config, **values)
+    for name in ("transforms", "backbone", "width", "image_size", "epochs", "batch_size", "optimizer", "learning_rate"):
+        if getattr(config, name) is None:
+            raise UserError(f"--{name}: preset '{config.preset}' gives none for method '{config.method}'; give one")
+    if config.backbone not in BACKBONES:
+        raise unknown("backbone", config.backbone, BACKBONES, "--backbone")
+    if config.optimizer not in OPTIMIZERS:
+        raise unknown("optimizer", config.optimizer, OPTIMIZERS, "--optimizer")
+    parse(config.transforms)
+    parse(config.probe_transforms)
+    return config
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """A config as JSON's own types, by flag name."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, f in fields().items()
+        for value in [getattr(config, f.name)]
+    }
+
+
+def from_json(values: dict[str, Any]) -> Config:
+    """The inverse of `to_json`.
+
+    Raises:
+      UserError: an unknown name or a bad value.
+    """
+    known = fields()
+    for name in values:
+        if name not in known:
+            raise unknown("setting", name, known)
+    return Config(**{known[n].name: tuple(v) if isinstance(v, list) else v for n, v in values.items()})

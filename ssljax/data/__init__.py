@@ -1,0 +1,77 @@
+"""Where images come from: one function, `load`, for every source.
+
+`digits` (embedded), `folder:DIR`, `npz:FILE`, or the name of any TensorFlow Datasets image set. NumPy only;
+what reads a source is imported when that source is read.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ssljax.data import arrays, digits, folder, tfds_source
+from ssljax.data.build import in_memory, write
+from ssljax.data.cache import fetch, folder_for
+from ssljax.data.source import Request, Source
+from ssljax.data.splits import Dataset, Split
+from ssljax.errors import UserError
+
+__all__ = ["Dataset", "Split", "load"]
+
+# By what stands before the colon of a name; every other name is a tfds set's.
+SOURCES: dict[str, Callable[[Request], Source]] = {
+    "digits": digits.source,
+    "folder": folder.source,
+    "npz": arrays.source,
+}
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str = "",
+    manual_dir: str = "",
+    cache_dir: str = "",
+    validation_fraction: float = 0.0,
+    image_size: int = 0,
+) -> Dataset:
+    """Loads a set of images with its splits.
+
+    The first load decodes the images and caches them; later ones map the cached files. Every set has "train"
+    and "test". Where the source has no test split, or one whose labels are withheld, its validation split
+    plays test; without either, a stratified fifth of train does.
+
+    Args:
+      name: `digits`; `folder:DIR`; `npz:FILE`; or a tfds name such as `mnist` or `cifar10:3.0.2`.
+      data_dir: where data lie: the folder that DIR and FILE are relative to, or tfds' data_dir.
+      manual_dir: files downloaded by hand, for preparing a tfds set.
+      cache_dir: where decoded images are kept; default $SSLJAX_CACHE or ~/.cache/ssljax/data.
+      validation_fraction: in [0, 1), the part of train that becomes "validation", stratified and always the
+        same. A validation split of the source takes precedence, unless it plays test.
+      image_size: brings the shorter side to this many pixels, antialiased, and cuts the central square;
+        0 leaves images as they are.
+
+    Returns:
+      The set; images uint8 or uint16 [n, h, w, c], read-only.
+
+    Raises:
+      UserError: anything wrong with the name, the options, the files or the cache's folder, in one line.
+
+    Example:
+      >>> digits = load("digits")
+      >>> digits.splits["train"].images.shape
+      (1438, 8, 8, 1)
+    """
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"validation_fraction is {validation_fraction}; expected a number in [0, 1)")
+    if image_size < 0:
+        raise UserError(f"image_size is {image_size}; expected pixels, or 0 to leave images as they are")
+    kind, _, place = name.partition(":")
+    source = SOURCES.get(kind, tfds_source.source)(Request(name, place, data_dir, manual_dir, image_size))
+    if source.location is None:
+        return in_memory(name, source.open(), validation_fraction)
+
+    def build(new: str) -> dict[str, Any]:
+        contents = source.open()
+        return write(new, name, contents, source.identity(), validation_fraction)
+
+    key = {"location": source.location, "validation_fraction": validation_fraction, "image_size": image_size}
+    return fetch(folder_for(cache_dir, name, key), name, source.identity, build)

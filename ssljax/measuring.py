@@ -1,0 +1,180 @@
+"""One program's measurements: features, the evaluations that were asked for, and rows for the two result tables."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ssljax.config import Config
+from ssljax.data import Dataset
+from ssljax.errors import UserError
+from ssljax.evaluate import features as extraction
+from ssljax.evaluate.knn import knn_scores
+from ssljax.evaluate.measure import ClassMeasurement, Measurement, classification, clustering_measurements
+from ssljax.train import probe
+from ssljax.train.loop import Trained
+
+log = logging.getLogger("ssljax")
+
+
+class Representation(NamedTuple):
+    """Features of the training and test images under some runs, with what their rows say of them.
+
+    Attributes:
+      train, test: float32 [runs, n, dim].
+      names, seeds, swept: one entry a run.
+      columns: method, backbone, transforms and epoch, as in the tables.
+      trained: the runs themselves, for a probe that transforms its images; None for what has no encoder.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    swept: tuple[dict[str, float], ...]
+    columns: dict[str, Any]
+    trained: Trained | None
+
+
+def check(config: Config, dataset: Dataset) -> None:
+    """Refuses, before anything is trained, evaluations that this data set cannot be given.
+
+    Raises:
+      UserError: no test split, or labels absent where a metric needs them.
+    """
+    if not config.evaluations:
+        return
+    test = dataset.splits.get("test")
+    if test is None or not len(test.images):
+        raise UserError(f"--evaluations: {config.dataset} has no test images to measure on; give --evaluations= (none)")
+    for name in config.evaluations:
+        if name in ("linear", "knn") and (test.labels is None or dataset.splits["train"].labels is None):
+            raise UserError(f"--evaluations: {name} needs labels and {config.dataset} has none; kmeans works without")
+    if "kmeans" in config.evaluations:
+        count = config.clusters or len(dataset.class_names or ())
+        if not count:
+            raise UserError(f"--clusters: {config.dataset} has no classes to count; say how many clusters kmeans looks for")
+        if count > len(test.images):
+            raise UserError(f"--clusters: {count} is more than the {len(test.images)} test images of {config.dataset}")
+
+
+def represent(config: Config, trained: Trained, dataset: Dataset, program: str) -> Representation | None:
+    """The features of a trained program, without the runs that diverged; None when all did."""
+    train, test = (
+        extraction.extract(trained, dataset.splits[split].images, image_size=config.image_size)
+        for split in ("train", "test")
+    )
+    sound = np.asarray(trained.state.alive) & np.isfinite(train).all((1, 2)) & np.isfinite(test).all((1, 2))
+    for run in (run for run, good in zip(trained.runs, sound) if not good):
+        log.warning("%s: run %s diverged and is left out of the tables", program, run.name)
+    if not sound.any():
+        return None
+    if not sound.all():
+        state, hyper = jax.tree.map(lambda leaf: leaf[sound], (trained.state, trained.hyper))
+        runs = tuple(run for run, good in zip(trained.runs, sound) if good)
+        trained, train, test = trained._replace(state=state, hyper=hyper, runs=runs), train[sound], test[sound]
+    return Representation(
+        train,
+        test,
+        tuple(f"{program}/{run.name}" for run in trained.runs),
+        tuple(run.seed for run in trained.runs),
+        tuple(run.swept for run in trained.runs),
+        {"method": config.method, "backbone": config.backbone, "transforms": config.transforms, "epoch": trained.epoch},
+        trained,
+    )
+
+
+def pixels(dataset: Dataset, seeds: Sequence[int]) -> Representation:
+    """Raw pixels in [0, 1] as features, once a seed: K-means and the probe still depend on it."""
+
+    def flat(split: str) -> np.ndarray:
+        images = dataset.splits[split].images
+        scaled = images.reshape(len(images), -1).astype(np.float32) / np.iinfo(images.dtype).max
+        return np.broadcast_to(scaled, (len(seeds), *scaled.shape))
+
+    columns = {"method": "pixels", "backbone": "", "transforms": "", "epoch": 0}
+    names = tuple(f"pixels/seed={seed}" for seed in seeds)
+    return Representation(flat("train"), flat("test"), names, tuple(seeds), ({},) * len(seeds), columns, None)
+
+
+def measure(
+    config: Config, dataset: Dataset, shown: Representation, artifacts: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every evaluation of a representation, and what the figures need of it.
+
+    Args:
+      config: resolved; its evaluations and their settings are used.
+      dataset: with splits train and test.
+      shown: the features.
+      artifacts: `.npz` file to write: runs, seeds, index, labels, and for the test images features, clusters and distance.
+
+    Returns:
+      Rows of results.csv and of per_class.csv.
+    """
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    names = dataset.class_names or ()
+    rows: list[dict[str, Any]] = []
+    class_rows: list[dict[str, Any]] = []
+
+    def add(i: int, overall: Sequence[Measurement], by_class: Sequence[ClassMeasurement] = ()) -> None:
+        shared = {"run": shown.names[i], "seed": shown.seeds[i], **shown.swept[i], "dataset": config.dataset, **shown.columns}
+        rows.extend({**shared, **m._asdict()} for m in overall)
+        class_rows.extend(
+            {**shared, "class": m.class_name, "evaluation": m.evaluation, "target": m.target, "metric": m.metric, "value": m.value}
+            for m in by_class
+        )
+
+    if "linear" in config.evaluations:
+        head = probe.fit(
+            _probe_features(config, shown),
+            train.labels,
+            np.asarray(shown.seeds),
+            n_classes=len(names),
+            dim=shown.train.shape[-1],
+            epochs=config.probe_epochs,
+            batch_size=config.probe_batch_size,
+            learning_rate=config.probe_learning_rate,
+        )
+        linear = probe.scores(head, shown.test)
+        for i in range(len(shown.names)):
+            add(i, *classification("linear", linear[i], test.labels, names))
+    saved: dict[str, np.ndarray] = {
+        "runs": np.array(shown.names),
+        "seeds": np.array(shown.seeds),
+        "features": shown.test.astype(np.float32),
+        "index": np.arange(len(test.images)),
+    }
+    if test.labels is not None:
+        saved["labels"] = test.labels
+    if "knn" in config.evaluations:
+        for i in range(len(shown.names)):
+            found = knn_scores(
+                shown.train[i],
+                train.labels,
+                shown.test[i],
+                k=config.knn_k,
+                temperature=config.knn_temperature,
+                n_classes=len(names),
+            )
+            add(i, *classification("knn", found, test.labels, names))
+    if "kmeans" in config.evaluations:
+        saved["clusters"] = np.full(shown.test.shape[:2], -1, np.int32)
+        saved["distance"] = np.full(shown.test.shape[:2], np.nan, np.float32)
+        for i in range(len(shown.names)):
+            measured, found = clustering_measurements(
+                shown.test[i], test.labels, n_clusters=config.clusters or len(names), random_state=shown.seeds[i] % 2**31
+            )
+            add(i, measured)
+            saved["clusters"][i], saved["distance"][i] = found.assignment, found.distance
+    artifacts.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(artifacts, **saved)
+    return rows, class_rows
+
+
+def _probe_features(config: Config, shown: Representation) -> Any:
+    if config.probe_transforms == "none" or shown.trained is None:
+        return shown.train
+    return extraction.transformed(shown.trained, config.probe_transforms, config.image_size)

@@ -1,0 +1,104 @@
+"""Layers that every backbone shares: the replaceable convolution and the initialisers of the papers' framework.
+
+A convolution inside `vmap` over runs becomes a grouped convolution, and one inside `scan` leaves the fast path of
+XLA's CPU backend altogether. `conv_as_matmul` computes the same function as patches times a matrix, which stays a
+plain (batched) matrix product in both places. Backbones take either through `flax.linen.Conv`'s own hook.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+ConvGeneralDilated = Callable[..., jax.Array]
+
+
+def conv_as_matmul(
+    inputs: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Any,
+    *,
+    lhs_dilation: Any = None,
+    rhs_dilation: Any = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> jax.Array:
+    """Two-dimensional convolution as patches times a matrix.
+
+    Drop-in for `jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it, for undilated, ungrouped kernels.
+
+    Args:
+      inputs: [batch, height, width, channels].
+      kernel: [kernel height, kernel width, channels, features].
+      strides: two window strides.
+      padding: "SAME", "VALID" or ((low, high), (low, high)).
+
+    Returns:
+      [batch, height', width', features].
+    """
+    del dimension_numbers, batch_group_count, preferred_element_type  # flax passes NHWC/HWIO and the defaults
+    if feature_group_count != 1 or any(d != 1 for ds in (lhs_dilation, rhs_dilation) for d in (ds or ())):
+        raise NotImplementedError("conv_as_matmul takes undilated convolutions with one feature group")
+    kernel_height, kernel_width, channels, features = kernel.shape
+    stride_y, stride_x = strides
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
+    padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
+    height = (padded.shape[1] - kernel_height) // stride_y + 1
+    width = (padded.shape[2] - kernel_width) // stride_x + 1
+    patches = jnp.concatenate(
+        [
+            padded[:, y : y + stride_y * (height - 1) + 1 : stride_y, x : x + stride_x * (width - 1) + 1 : stride_x]
+            for y in range(kernel_height)
+            for x in range(kernel_width)
+        ],
+        axis=-1,
+    )
+    matrix = kernel.reshape(kernel_height * kernel_width * channels, features)
+    return jax.lax.dot_general(patches, matrix, (((3,), (0,)), ((), ())), precision=precision)
+
+
+CONVOLUTIONS: dict[str, ConvGeneralDilated] = {"lax": jax.lax.conv_general_dilated, "matmul": conv_as_matmul}
+
+# torchvision initialises the convolutions of ResNet and VGG with Kaiming's normal, fan-out, gain of ReLU.
+kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _torch_bias(fan_in: int) -> Callable[..., jax.Array]:
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Linear(nn.Module):
+    """A dense layer that starts as PyTorch's does: weight and bias uniform in +-1/sqrt(fan in)."""
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(
+            self.features,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            bias_init=_torch_bias(x.shape[-1]),
+            name="dense",
+        )(x)
+
+
+BN_MOMENTUM = 0.9  # the share of the old value that is kept; PyTorch writes the same as momentum .1
+
+
+def batch_norm(train: bool, dtype: Any, name: str, **options: Any) -> nn.BatchNorm:
+    """Batch normalisation with PyTorch's defaults (eps 1e-5); statistics are float32 whatever the compute type."""
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=BN_MOMENTUM, epsilon=1e-5, dtype=dtype, name=name, **options
+    )

@@ -1,0 +1,304 @@
+"""The whole study in one call: preview, pretrain, evaluate, report, over every program of a list of configs."""
+
+import contextlib
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax import augment, data, measuring, sweeps
+from ssljax import config as config_lib
+from ssljax import workdir as workdir_lib
+from ssljax.config import Config
+from ssljax.data import Dataset
+from ssljax.errors import unknown
+from ssljax.evaluate import features as extraction
+from ssljax.evaluate.results import read_results, write_results
+from ssljax.report import figures, tables
+from ssljax.report.page import write_page
+from ssljax.sweeps import Run
+from ssljax.train import loop
+from ssljax.train.step import to_unit
+
+log = logging.getLogger("ssljax")
+
+STAGES = ("preview", "pretrain", "evaluate", "report")
+
+
+class Program(NamedTuple):
+    """Runs that are trained as one: a name that is a file name too, a resolved config, its runs, its data."""
+
+    name: str
+    config: Config
+    runs: tuple[Run, ...]
+    dataset: Dataset
+
+
+class Study(NamedTuple):
+    """What a call of `run` leaves.
+
+    Attributes:
+      workdir: the folder.
+      results, per_class: the rows of the two tables, as far as they exist.
+      text: the table of means and deviations for a terminal, "" if nothing was evaluated.
+      report: the page, None if it was not made.
+    """
+
+    workdir: Path
+    results: list[dict[str, Any]]
+    per_class: list[dict[str, Any]]
+    text: str = ""
+    report: Path | None = None
+
+
+def run(
+    configs: Config | Sequence[Config],
+    workdir: str | Path,
+    *,
+    stages: Sequence[str] = STAGES,
+    command: str = "",
+    progress: bool = True,
+) -> Study:
+    """Runs the stages of a study; what is already done in the workdir is not done again.
+
+    Args:
+      configs: one config a program (its runs are trained together); as `ssljax.flags` makes them from comma lists.
+      workdir: where everything is written; see the README for what lies there.
+      stages: some of "preview", "pretrain", "evaluate", "report", done in that order.
+      command: the command line, for the report.
+      progress: whether progress is drawn on standard error.
+
+    Returns:
+      The tables' rows and the page's path.
+
+    Raises:
+      UserError: anything that the user can mend, in one line; nothing that was finished is lost.
+    """
+    configs = [configs] if isinstance(configs, Config) else list(configs)
+    workdir = Path(workdir)
+    for stage in stages:
+        if stage not in STAGES:
+            raise unknown("stage", stage, STAGES, "--stages")
+    programs = plan(configs)
+    study = Study(workdir, [], [])
+    with workdir_lib.claimed(workdir, configs):
+        (workdir / "figures").mkdir(exist_ok=True)
+        seconds: dict[str, float] = {}
+        if "preview" in stages:
+            for program in programs:
+                preview(program, workdir / "figures" / f"views_{program.name}.png")
+        for program in programs:
+            trained = _before(program)
+            if "pretrain" in stages:
+                with _timed(seconds, "pretrain"):
+                    trained = loop.pretrain(
+                        program.config,
+                        trained,
+                        name=program.name,
+                        checkpoints=workdir / "checkpoints" / program.name,
+                        metrics_file=workdir / "metrics.jsonl",
+                        tensorboard=workdir / "tensorboard" / program.name,
+                        progress=progress,
+                    )
+            elif "evaluate" in stages:
+                trained = loop.restore(trained, workdir / "checkpoints" / program.name, program.config.keep)
+            if "evaluate" in stages:
+                with _timed(seconds, "evaluate"):
+                    _evaluate(program, trained, study)
+        if "evaluate" in stages:
+            with _timed(seconds, "evaluate"):
+                _evaluate_baselines(programs, study)
+            write_results(workdir / "results.csv", study.results)
+            write_results(workdir / "per_class.csv", study.per_class)
+        if seconds:
+            prints = {p.config.dataset: p.dataset.fingerprint for p in programs}
+            text = workdir_lib.describe([p.config for p in programs], prints, command, seconds)
+            workdir_lib.write_text(workdir / "run.json", text)
+        if "report" in stages:
+            study = study._replace(report=_report(programs, workdir, command))
+    if not study.results and (workdir / "results.csv").exists():
+        study.results.extend(read_results(workdir / "results.csv"))
+        study.per_class.extend(read_results(workdir / "per_class.csv"))
+    text = tables.format_text(tables.summary(study.results), _targets(programs)) if study.results else ""
+    return study._replace(text=text)
+
+
+def plan(configs: Sequence[Config]) -> list[Program]:
+    """The programs of some configs: names, resolved settings, runs and data, everything checked that can be before training.
+
+    Raises:
+      UserError: the first thing that is wrong.
+    """
+    resolved = [config_lib.resolve(config) for config in configs]
+    sets: dict[tuple, Dataset] = {}
+    programs: list[Program] = []
+    for name, config in zip(_names(resolved), resolved):
+        runs = sweeps.runs(config)
+        for one in runs:
+            sweeps.hyper(config, one)
+        key = (config.dataset, config.data_dir, config.manual_dir, config.cache_dir, config.validation_fraction, config.resize)
+        if key not in sets:
+            sets[key] = data.load(
+                config.dataset,
+                data_dir=config.data_dir,
+                manual_dir=config.manual_dir,
+                cache_dir=config.cache_dir,
+                validation_fraction=config.validation_fraction,
+                image_size=config.resize,
+            )
+        measuring.check(config, sets[key])
+        count = config.max_runs_per_program or len(runs)
+        chunks = [tuple(runs[i : i + count]) for i in range(0, len(runs), count)]
+        for number, chunk in enumerate(chunks):
+            programs.append(Program(name if len(chunks) == 1 else f"{name}.{number}", config, chunk, sets[key]))
+    return programs
+
+
+def _names(configs: Sequence[Config]) -> list[str]:
+    """A name for each program: the values of the static settings in which the programs differ, else the method's."""
+    fields = config_lib.fields().values()
+    differing = [f.name for f in fields if len({getattr(c, f.name) for c in configs}) > 1]
+    # A preset brings values along; the settings that tell programs apart are the ones a user thinks in.
+    telling = [n for n in ("dataset", "method", "backbone", "transforms") if n in differing] or differing or ["method"]
+    names = ["-".join(_slug(str(getattr(c, n))) for n in telling) for c in configs]
+    if len(set(names)) < len(names):
+        names = ["-".join(_slug(str(getattr(c, n))) for n in differing) for c in configs]
+    return names
+
+
+def _slug(text: str) -> str:
+    """Text as a file name; a long one is cut and told apart by its hash."""
+    slug = re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("_")
+    return slug if len(slug) <= 40 else f"{slug[:32]}_{hashlib.sha256(text.encode()).hexdigest()[:7]}"
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
+
+
+def _before(program: Program) -> loop.Trained:
+    """A program's runs before their first step, with the data on the device."""
+    dataset = program.dataset
+    images = loop.resident(dataset.splits["train"].images, dataset.mean, dataset.std)
+    return loop.prepare(program.config, program.runs, images)
+
+
+def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) -> None:
+    """A sheet of what a program's transform set does: a row an image, the original first, then draws of each view.
+
+    Args:
+      program: whose first run's traced values, set and data are shown.
+      path: PNG to write.
+      images, draws: rows, and draws of each of the two views.
+    """
+    config, split = program.config, program.dataset.splits["train"]
+    index = np.linspace(0, len(split.images) - 1, min(images, len(split.images))).astype(int)
+    originals = np.asarray(split.images[index])
+    transforms = augment.parse(config.transforms)
+    for view in transforms.views:
+        augment.check(view, originals.shape[-1])
+    hyper = sweeps.hyper(config, program.runs[0])
+
+    @jax.jit
+    def draw(key: jax.Array) -> list[jax.Array]:
+        unit = to_unit(jnp.asarray(originals))
+        return [
+            augment.apply_view(
+                view, jax.random.fold_in(key, i), unit, hyper["transforms"][f"view{i + 1}"], image_size=config.image_size
+            )
+            for i, view in enumerate(transforms.views)
+        ]
+
+    drawn = [draw(jax.random.key(number)) for number in range(draws)]
+    views = np.stack([np.asarray(d[i]) for i in range(len(transforms.views)) for d in drawn], axis=1)
+    figures.views_sheet(path, originals, views, title=f"{config.transforms}: what the network sees")
+    log.info("%s: %s", program.name, path)
+
+
+def _evaluate(program: Program, trained: loop.Trained, study: Study) -> None:
+    """Adds one program's rows to the tables."""
+    log.info("%s: evaluating %s", program.name, ", ".join(program.config.evaluations))
+    shown = measuring.represent(program.config, trained, program.dataset, program.name)
+    if shown is not None:
+        _measure(program, shown, study, program.name)
+
+
+def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
+    """Adds the rows that every table carries: an untrained encoder of each kind, and raw pixels of each data set."""
+    network = ("dataset", "backbone", "width", "stem", "stem_padding", "image_size")
+    untrained = {tuple(getattr(p.config, n) for n in network): p for p in reversed(programs)}
+    for program in reversed(untrained.values()):
+        # The first setting's runs, one a seed: before training a swept value changes nothing.
+        runs = tuple(Run(f"seed={seed}", seed, {}) for seed in program.config.seeds)
+        name = "random" if len(untrained) == 1 else f"random-{program.config.backbone}-{_slug(program.config.dataset)}"
+        shown = measuring.represent(program.config, _before(program._replace(runs=runs)), program.dataset, name)
+        if shown is not None:
+            columns = {**shown.columns, "method": "random", "transforms": ""}
+            _measure(program, shown._replace(columns=columns), study, name)
+    sets = {p.config.dataset: p for p in reversed(programs)}
+    for program in reversed(sets.values()):
+        name = "pixels" if len(sets) == 1 else f"pixels-{_slug(program.config.dataset)}"
+        _measure(program, measuring.pixels(program.dataset, program.config.seeds), study, name)
+
+
+def _measure(program: Program, shown: measuring.Representation, study: Study, name: str) -> None:
+    artifacts = study.workdir / "artifacts" / f"{name}.npz"
+    rows, per_class = measuring.measure(program.config, program.dataset, shown, artifacts)
+    study.results.extend(rows)
+    study.per_class.extend(per_class)
+
+
+def _targets(programs: Sequence[Program]) -> tables.Targets:
+    """The published values that the configs name."""
+    paths = dict.fromkeys(p.config.targets for p in programs if p.config.targets)
+    return [target for path in paths for target in tables.read_targets(path)]
+
+
+def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
+    """Writes the page of what the workdir holds."""
+    first = programs[0]
+    test = first.dataset.splits.get("test")
+    settings = [config_lib.to_json(p.config) for p in programs]
+    rows = []
+    for name in settings[0]:
+        values = list(dict.fromkeys(_setting(s[name]) for s in settings))
+        if any(values):
+            rows.append((name, ", ".join(values)))
+    shared = first.config
+    notes = [
+        f"Features: {extraction.LAYER}; images are only resized, to {shared.image_size} px.",
+        "K-means and the silhouette see the features as they are, on the test images, which no training sees; "
+        "K-means starts 10 times, its random state is the run's seed.",
+        f"k-NN: cosine, k = {shared.knn_k}, weights exp(similarity / {shared.knn_temperature:g}), neighbours from the training images.",
+        f"Linear probe: SGD with momentum .9, learning rate {shared.probe_learning_rate:g} falling tenfold at 60 and 80 % of "
+        f"{shared.probe_epochs} epochs, batch {shared.probe_batch_size}, no weight decay, transforms: {shared.probe_transforms}; "
+        "features as they are; the last epoch counts.",
+        "AMI is normalised by the larger entropy and adjusted for chance, as the papers define it.",
+        "Nothing was chosen on test labels.",
+    ]
+    return write_page(
+        workdir,
+        images=None if test is None else np.asarray(test.images),
+        class_names=first.dataset.class_names or (),
+        title=f"{shared.dataset}: {', '.join(dict.fromkeys(p.config.method for p in programs))}",
+        command=command or f"python experiments/run.py --flagfile={workdir / 'flagfile.cfg'}",
+        config_rows=rows,
+        targets=_targets(programs),
+        notes=notes,
+    )
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,284 @@
+"""report.html: one self-contained page, from what a finished study left in its workdir.
+
+Plain words first, then the table, the figures, how it was measured, and what reproduces it. What is missing
+is said in a sentence.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssljax.evaluate.clustering import SILHOUETTE_SAMPLE, Clustering, nearest_to_centers
+from ssljax.report import figures, frame, tables, words
+from ssljax.report.workdir import Artifact, Workdir, read_workdir
+
+PANELS = 4  # learned representations side by side before the panels get too small to read (our choice)
+NEAREST = 8  # images shown of each cluster (our choice)
+
+_FORMULAE = (
+    "Every value is computed on held-out images; accuracies are fractions. Each run counts with its last "
+    "epoch: nothing is chosen on test labels.",
+    "AMI is the mutual information of clusters and labels, adjusted for chance and normalised by the larger "
+    "of the two entropies: 1 for the same partition, about 0 for unrelated ones. It may be negative.",
+    "The silhouette compares each image's mean Euclidean distance to its own cluster with that to the next "
+    f"cluster. It uses no labels. Of more than {SILHOUETTE_SAMPLE:,} images a fixed random sample is taken.",
+    "The row of shuffled labels scores the learned rows' clusters against the labels in random order.",
+)
+
+
+class _Shown(NamedTuple):
+    """One run that stands for its table row in the figures."""
+
+    label: str
+    row: int
+    artifact: Artifact
+    run: int
+
+
+def write_page(
+    workdir: str | os.PathLike[str],
+    *,
+    images: NDArray[np.uint8] | None,
+    class_names: Sequence[str],
+    title: str,
+    command: str,
+    config_rows: Sequence[tuple[str, str]],
+    targets: tables.Targets = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write report.html and table.csv into a workdir, and the figures into its figures/.
+
+    The workdir may hold results.csv, per_class.csv, run.json, metrics.jsonl, artifacts/<program>.npz and
+    figures/views_<program>.png. Of several data sets the figures show the first one of the table.
+
+    Args:
+      workdir: where all this lies.
+      images: uint8 [n, h, w, c], the test split that the artifacts' `index` points into; None for none.
+      class_names: by label.
+      title: of the page.
+      command: what reproduces it.
+      config_rows: settings to list, as (name, value).
+      targets: published values, from `tables.read_targets`.
+      notes: sentences on how it was measured: layer, normalisation, k, T.
+
+    Returns:
+      The page.
+
+    Raises:
+      UserError: a file of the workdir cannot be read as what it should be.
+    """
+    study = read_workdir(Path(workdir))
+    rows = tables.summary(study.results)
+    labels = [tables.full_label(label) for label in tables.labels(rows)]
+    shown = _shown(study, rows, labels)
+    titles = _program_titles(study, rows, labels)
+    sections = [
+        frame.box("".join(frame.paragraph(text, lead) for lead, text in words.answer(rows))),
+        _diverged(study),
+        _table(rows, targets),
+        _tsne(study, shown, class_names),
+        _views(study, titles),
+        _clusters(study, shown, images, class_names),
+        _losses(study, titles),
+        _classes(study, class_names),
+        frame.section("How it was measured", frame.bullets([*_FORMULAE, *notes])),
+        frame.section("Settings", frame.pairs(config_rows)),
+        _reproduce(study, command),
+    ]
+    tables.write_table_csv(study.path / "table.csv", rows, targets)
+    target = study.path / "report.html"
+    temporary = target.with_name(".report.html.part")
+    temporary.write_text(frame.page(title, filter(None, sections)), encoding="utf-8")
+    os.replace(temporary, target)
+    return target
+
+
+def _diverged(study: Workdir) -> str:
+    """Names the runs whose loss stopped being finite; "" when there are none."""
+    runs = [f"{row['program']}, {row['run']} (epoch {row['epoch']})" for row in study.diverged()]
+    if not runs:
+        return ""
+    lead = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} diverged:"
+    text = (
+        f"{'; '.join(runs)}. A diverged run is frozen and left out of the tables; the others are untouched."
+    )
+    return frame.box(frame.paragraph(text, lead), "warning")
+
+
+def _table(rows: Sequence[tables.Row], targets: tables.Targets) -> str:
+    if not rows:
+        text = "Nothing was evaluated: results.csv is missing or empty."
+        return frame.section("The table", frame.paragraph(text))
+    lines: list[frame.TableRow] = []
+    sources: dict[str, None] = {}
+    for row, label in zip(rows, tables.labels(rows), strict=True):
+        cells = []
+        for column in tables.TABLE1:
+            text = tables.cell(row.stats.get(column.key), len(row.runs))
+            if value := tables.published(row, column.key, targets):
+                text += f"\npublished {tables.number(value[0])}"
+                sources[value[1]] = None
+            cells.append(text)
+        rule = not row.learned and all(line.rule is False for line in lines)
+        lines.append(frame.TableRow("\n".join(label), [*cells, str(len(row.runs) or "")], rule))
+    caption = (
+        "Mean ± standard deviation over seeds. All measures are in table.csv, and run by run in results.csv."
+    )
+    missing = [c.title for c in tables.TABLE1 if not any(c.key in row.stats for row in rows)]
+    if missing:
+        caption += f" Not evaluated: {', '.join(missing)}."
+    if named := "; ".join(filter(None, sources)):
+        caption += f" Published: {named}."
+    heads = ["Representation", *(column.title for column in tables.TABLE1), "Seeds"]
+    return frame.section("The table", frame.table(heads, lines), frame.caption(caption))
+
+
+def _shown(study: Workdir, rows: Sequence[tables.Row], labels: Sequence[str]) -> list[_Shown]:
+    """What the figures show: learned rows, thinned to `PANELS`, then raw pixels; the first run of each."""
+    own = [i for i, row in enumerate(rows) if row.setting.dataset == rows[0].setting.dataset]
+    learned = [i for i in own if rows[i].learned]
+    if len(learned) > PANELS:
+        learned = [learned[i] for i in np.linspace(0, len(learned) - 1, PANELS).round().astype(int)]
+    where = {name: (artifact, i) for artifact in study.artifacts for i, name in enumerate(artifact.runs)}
+    found = []
+    for i in learned + [i for i in own if rows[i].setting.method == tables.PIXELS]:
+        run = next((run for run in rows[i].runs if run in where), None)
+        if run is not None:
+            found.append(_Shown(labels[i], i, *where[run]))
+    return found
+
+
+def _program_titles(study: Workdir, rows: Sequence[tables.Row], labels: Sequence[str]) -> dict[str, str]:
+    """A title for each program whose runs all belong to one table row; others go by their own name."""
+    titles = {}
+    for artifact in study.artifacts:
+        found = [label for row, label in zip(rows, labels, strict=True) if set(artifact.runs) & set(row.runs)]
+        if len(found) == 1:
+            titles[artifact.program] = found[0]
+    return titles
+
+
+def _tsne(study: Workdir, shown: Sequence[_Shown], class_names: Sequence[str]) -> str:
+    heading = "What the representations look like"
+    panels = [
+        figures.Panel(
+            one.label.replace(" (", "\n("),
+            one.artifact.features[one.run],
+            one.artifact.labels,
+            one.artifact.clusters[one.run],
+        )
+        for one in shown
+        if one.artifact.clusters is not None
+    ]
+    if not panels:
+        text = "No t-SNE: artifacts/ holds no features with clusters of a run of the table."
+        return frame.section(heading, frame.paragraph(text))
+    path = figures.tsne_figure(study.path / "figures" / "tsne.png", panels, class_names)
+    labelled = any(panel.labels is not None for panel in panels)
+    rows = "Above by label, below by K-means cluster." if labelled else "Coloured by K-means cluster."
+    runs = ", ".join(one.artifact.runs[one.run] for one in shown)
+    caption = (
+        f"t-SNE of held-out images, one run of each: {runs}. {rows} The number and colour of a cluster mean "
+        "nothing across panels; distances between far groups mean little."
+    )
+    return frame.section(heading, frame.figure(path, caption))
+
+
+def _views(study: Workdir, titles: Mapping[str, str]) -> str:
+    heading = "What the transformations do"
+    sheets = {path.stem.removeprefix("views_"): path for path in (study.path / "figures").glob("views_*.png")}
+    if not sheets:
+        return frame.section(heading, frame.paragraph("No sheet of views was drawn."))
+    trained = {row["program"]: None for row in study.metrics if row["program"] in sheets}
+    parts = [
+        frame.figure(
+            sheets[program], f"{titles.get(program, program)}: originals, and views of them to train on."
+        )
+        for program in dict.fromkeys([*trained, *sorted(sheets)])
+    ]
+    return frame.section(heading, frame.columns(parts))
+
+
+def _clusters(
+    study: Workdir, shown: Sequence[_Shown], images: NDArray[np.uint8] | None, class_names: Sequence[str]
+) -> str:
+    heading, parts = "What the clusters hold", []
+    for one in shown:
+        artifact = one.artifact
+        if images is None or artifact.clusters is None or artifact.distance is None:
+            continue
+        assignment, distance = artifact.clusters[one.run], artifact.distance[one.run]
+        no_centers = np.empty((assignment.max() + 1, 0))
+        nearest = nearest_to_centers(Clustering(assignment, no_centers, distance), NEAREST)
+        path = study.path / "figures" / f"clusters_{artifact.program}_{one.row}.png"
+        pictures, labels = images[artifact.places], artifact.labels
+        figures.cluster_sheet(path, pictures, nearest, assignment, labels, class_names, one.label)
+        size = "size n, most frequent class and that class's share" if labels is not None else "size n"
+        caption = f"{one.label}: the images nearest each cluster's centre, beside the cluster's {size}."
+        parts.append(frame.figure(path, caption))
+    if not parts:
+        text = "No cluster sheets: K-means was not evaluated, or the images are not at hand."
+        return frame.section(heading, frame.paragraph(text))
+    return frame.section(heading, frame.columns(parts))
+
+
+def _losses(study: Workdir, titles: Mapping[str, str]) -> str:
+    if not study.metrics:
+        text = "No loss curves: metrics.jsonl is missing or empty."
+        return frame.section("Training", frame.paragraph(text))
+    path = figures.loss_curves(study.path / "figures" / "loss.png", study.metrics, titles)
+    caption = "A thin line each run, the thick one the mean of those that last; a cross where one diverged."
+    return frame.section("Training", frame.figure(path, caption))
+
+
+def _classes(study: Workdir, class_names: Sequence[str]) -> str:
+    """Accuracy class by class: the linear probe's, or another evaluation's where there is no probe."""
+    heading = "Class by class"
+    rows = [row for row in tables.summary(study.per_class) if row.setting.method != tables.SHUFFLED]
+    rows = [row for row in rows if row.setting.dataset == rows[0].setting.dataset]
+    evaluations = {key[0]: None for row in rows for key in row.stats if key[3] == "accuracy"}
+    if not evaluations:
+        text = "No per-class accuracy: neither the linear probe nor the k-NN was evaluated."
+        return frame.section(heading, frame.paragraph(text))
+    evaluation = "linear" if "linear" in evaluations else next(iter(evaluations))
+    labels = [tables.full_label(label) for label in tables.labels(rows)]
+    nothing = tables.Stat(np.nan, None, 0)
+    stats = [
+        [row.stats.get((evaluation, "label", name, "accuracy"), nothing) for name in class_names]
+        for row in rows
+    ]
+    means = [np.array([stat.mean for stat in line]) for line in stats]
+    deviations = [np.array([np.nan if s.deviation is None else s.deviation for s in line]) for line in stats]
+    path = figures.per_class_figure(
+        study.path / "figures" / "per_class.png",
+        list(zip(labels, means, deviations, strict=True)),
+        class_names,
+        f"{evaluation} accuracy (share of the class's images)",
+    )
+    lines = [
+        frame.TableRow(name, [tables.cell(line[i], line[i].n) for line in stats])
+        for i, name in enumerate(class_names)
+    ]
+    caption = (
+        f"Share of each class's held-out images that the {evaluation} evaluation gets right: mean and one "
+        "standard deviation over seeds. F1 is in per_class.csv."
+    )
+    return frame.section(heading, frame.figure(path, caption), frame.table(["Class", *labels], lines))
+
+
+def _reproduce(study: Workdir, command: str) -> str:
+    details = frame.pairs(_flat(study.run)) if study.run else frame.paragraph("run.json is missing.")
+    return frame.section("To reproduce it", frame.code(command), details)
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """A JSON value as (dotted name, text)."""
+    if isinstance(value, dict):
+        return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}".strip("."))]
+    if isinstance(value, list):
+        return [(name, ", ".join(text for item in value for _, text in _flat(item)))]
+    return [(name, f"{value:.6g}" if isinstance(value, float) else str(value))]

@@ -1,0 +1,275 @@
+"""Tables of results: mean and deviation over seeds, laid out for the terminal or CSV beside published values.
+
+The layout is that of Table 1 of No Free Lunch in SSL (2023), with the rows that say what a score is worth:
+raw pixels, the untrained encoder, and (for the clusters) shuffled labels.
+"""
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssljax.errors import UserError
+from ssljax.evaluate.results import swept_names, write_csv
+
+# Titles of the sets of Table 1.
+SET_TITLES = {
+    "mnist_rotation_crop": "Rotation + crop",
+    "mnist_padding": "Rotation + crop + padding",
+    "mnist_first": "First set",
+    "mnist_flips": "Rotation + crop + flips",
+    "mnist_second": "Second set",
+}
+PIXELS, RANDOM, SHUFFLED = "pixels", "random", "shuffled"
+BASELINES = {PIXELS: "Raw pixels", RANDOM: "Untrained encoder", SHUFFLED: "Shuffled labels"}
+TARGET_COLUMNS = ("transforms", "method", "backbone", "evaluation", "target", "metric", "value", "source")
+
+Targets = Sequence[Mapping[str, Any]] | None  # rows from `read_targets`
+
+
+class Stat(NamedTuple):
+    """Mean, sample standard deviation (ddof 1; None for a single value) and number of finite values."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+
+class Setting(NamedTuple):
+    """What the runs of one table row share."""
+
+    method: str
+    backbone: str
+    dataset: str
+    transforms: str
+    swept: tuple[tuple[str, Any], ...] = ()
+
+
+class Row(NamedTuple):
+    """One table row.
+
+    Attributes:
+      setting: what its runs share.
+      stats: by (evaluation, target, metric), or (evaluation, target, class, metric) for a per-class table.
+      runs: the names of its runs, in order.
+    """
+
+    setting: Setting
+    stats: dict[tuple[str, ...], Stat]
+    runs: tuple[str, ...]
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is a trained model, rather than one of the rows to compare with."""
+        return self.setting.method not in BASELINES
+
+
+class Column(NamedTuple):
+    """A column of the table: its head, and the measure that it shows."""
+
+    title: str
+    key: tuple[str, str, str]
+
+
+# Table 1's columns (its LPIPS is another measurement), and k-NN.
+TABLE1 = (
+    Column("Silhouette", ("kmeans", "label", "silhouette")),
+    Column("AMI", ("kmeans", "label", "ami")),
+    Column("Linear top-1", ("linear", "label", "top1")),
+    Column("k-NN top-1", ("knn", "label", "top1")),
+)
+
+
+def setting_of(row: Mapping[str, Any], names: Sequence[str] = ()) -> Setting:
+    """The setting of one result row; a baseline has no transforms and no swept values, pixels no backbone.
+
+    Args:
+      row: a dict with the columns of results.csv.
+      names: the swept columns.
+    """
+    method, backbone, dataset = row["method"], row["backbone"], row["dataset"]
+    if method in BASELINES:
+        return Setting(method, "" if method == PIXELS else backbone, dataset, "")
+    swept = tuple((name, row[name]) for name in names if row.get(name) is not None)
+    return Setting(method, backbone, dataset, row["transforms"], swept)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row a setting, over the seeds, from a table of `evaluate.results`.
+
+    Each run counts with its last epoch. Values that are not finite are left out; `n` tells how many remain.
+
+    Args:
+      rows: results.csv or per_class.csv as read.
+
+    Returns:
+      The learned rows in the order of their first appearance, then raw pixels, the untrained encoder, and for
+      each data set a row of method "shuffled": the AMI of the learned rows' clusters by chance.
+    """
+    names = swept_names(rows)
+    kept = [(setting_of(row, names), row) for row in rows]
+    last: dict[tuple[Setting, str], int] = {}
+    for setting, row in kept:
+        last[setting, row["run"]] = max(last.get((setting, row["run"]), 0), row["epoch"] or 0)
+    values: dict[Setting, dict[tuple[str, ...], dict[str, float]]] = {}
+    chance: dict[Setting, dict[tuple[str, ...], list[float]]] = {}
+    runs: dict[Setting, dict[str, None]] = {}
+    for setting, row in kept:
+        if (row["epoch"] or 0) < last[setting, row["run"]]:
+            continue
+        key = tuple(row[name] for name in ("evaluation", "target", "class", "metric") if name in row)
+        runs.setdefault(setting, {})[row["run"]] = None
+        values.setdefault(setting, {}).setdefault(key, {})[row["run"]] = row["value"]
+        if row["target"] == SHUFFLED and setting.method not in BASELINES:
+            shuffled = Setting(SHUFFLED, "", setting.dataset, "")
+            against = (row["evaluation"], "label", row["metric"])
+            chance.setdefault(shuffled, {}).setdefault(against, []).append(row["value"])
+    table = [
+        Row(setting, {key: stat(by_run.values()) for key, by_run in by_key.items()}, tuple(runs[setting]))
+        for setting, by_key in values.items()
+    ]
+    for setting, pooled in chance.items():
+        table.append(Row(setting, {key: stat(v) for key, v in pooled.items()}, ()))
+    order = list(BASELINES)
+    return sorted(table, key=lambda row: -1 if row.learned else order.index(row.setting.method))
+
+
+def stat(values: Iterable[float]) -> Stat:
+    """Mean, deviation and number of the finite values."""
+    finite = np.array([value for value in values if math.isfinite(value)], dtype=np.float64)
+    if not len(finite):
+        return Stat(math.nan, None, 0)
+    return Stat(float(finite.mean()), float(finite.std(ddof=1)) if len(finite) > 1 else None, len(finite))
+
+
+def labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """For each row a title ("First set") and what else tells it from the others ("mnist_first, byol")."""
+    methods = {row.setting.method for row in rows if row.learned}
+    backbones = {row.setting.backbone for row in rows if row.learned}
+    datasets = {row.setting.dataset for row in rows}
+    result = []
+    for row in rows:
+        setting, detail = row.setting, []
+        title = BASELINES.get(setting.method) or SET_TITLES.get(setting.transforms) or setting.transforms
+        if row.learned:
+            if setting.transforms in SET_TITLES:
+                detail.append(setting.transforms)
+            detail += [setting.method] if len(methods) > 1 else []
+            detail += [setting.backbone] if len(backbones) > 1 else []
+            detail += [f"{name} {value}" for name, value in setting.swept]
+        elif setting.method == RANDOM and len(backbones) > 1:
+            detail.append(setting.backbone)
+        if len(datasets) > 1:
+            detail.append(setting.dataset)
+        result.append((title, ", ".join(detail)))
+    return result
+
+
+def full_label(label: tuple[str, str]) -> str:
+    """A label on one line: "First set (mnist_first)"."""
+    return f"{label[0]} ({label[1]})" if label[1] else label[0]
+
+
+def number(value: float, digits: int = 3, sign: bool = False) -> str:
+    """A number as tables show it: .812, −.004, 1.000; with `sign` +.050; an en dash for NaN or infinity."""
+    if not math.isfinite(value):
+        return "–"
+    rounded = round(value, digits) + 0.0  # + 0.0 turns -0.0 into 0.0
+    text = f"{rounded:+.{digits}f}" if sign else f"{rounded:.{digits}f}"
+    text = text.replace("-", "−")
+    return text.replace("0.", ".", 1) if abs(rounded) < 1 else text
+
+
+def read_targets(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """Published values, from a CSV whose columns are `TARGET_COLUMNS`.
+
+    Values are in the units of results.csv: accuracies are fractions. An empty cell of the first three columns
+    fits any.
+
+    Raises:
+      UserError: no such file, a column is missing, or a value is not a number.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            targets = list(csv.DictReader(file, restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a CSV table ({error})") from error
+    for line, target in enumerate(targets, start=2):
+        if missing := [name for name in TARGET_COLUMNS if name not in target]:
+            expected = ", ".join(TARGET_COLUMNS)
+            raise UserError(f"{path}: column {', '.join(missing)} is missing, expected {expected}")
+        try:
+            float(target["value"])
+        except ValueError:
+            given = target["value"]
+            raise UserError(f"{path}: row {line}, column value: given '{given}', expected a number") from None
+    return targets
+
+
+def published(row: Row, key: tuple[str, ...], targets: Targets) -> tuple[float, str] | None:
+    """The published value of a learned row's measure and its source, or None; the first that fits counts."""
+    for target in targets or ():
+        fits = all(target[name] in ("", getattr(row.setting, name)) for name in TARGET_COLUMNS[:3])
+        if row.learned and fits and tuple(target[name] for name in TARGET_COLUMNS[3:6]) == key:
+            return float(target["value"]), target["source"]
+    return None
+
+
+def format_text(
+    rows: Sequence[Row],
+    targets: Targets = None,
+    columns: Sequence[Column] = TABLE1,
+) -> str:
+    """The table for a terminal: a line a row, `mean ± deviation` a cell, published values on a line beneath.
+
+    Args:
+      rows: from `summary`.
+      targets: published values, from `read_targets`.
+      columns: what to show.
+    """
+    lines = [["", *(column.title for column in columns), "seeds"]]
+    for row, label in zip(rows, labels(rows), strict=True):
+        cells = [cell(row.stats.get(column.key), len(row.runs)) for column in columns]
+        # A value without a deviation keeps the room for one, so that the means stand under each other.
+        padded = [text if "±" in text else text.rjust(4) + " " * _TAIL for text in cells]
+        lines.append([full_label(label), *padded, str(len(row.runs) or "")])
+        values = [published(row, column.key, targets) for column in columns]
+        if any(values):
+            shown = [f"{number(value[0])}{' ' * _TAIL}" if value else "" for value in values]
+            lines.append(["  published", *shown, ""])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for line in lines
+    )
+
+
+_TAIL = len(" ± .000")
+
+
+def cell(value: Stat | None, runs: int) -> str:
+    """ ".812 ± .013"; with " (n=2)" when fewer than `runs` values are finite; an en dash when none is."""
+    if value is None or not value.n:
+        return "–"
+    tail = "" if value.deviation is None else f" ± {number(value.deviation)}"
+    return number(value.mean) + tail + (f" (n={value.n})" if value.n < runs else "")
+
+
+def write_table_csv(path: str | os.PathLike[str], rows: Sequence[Row], targets: Targets = None) -> None:
+    """Every mean of the rows as CSV, one a line, with its deviation, n, and the published value if any."""
+    names = list(dict.fromkeys(name for row in rows for name, _ in row.setting.swept))
+    fixed = ("method", "backbone", "dataset", "transforms")
+    lines = []
+    for row in rows:
+        swept = dict(row.setting.swept)
+        head = [*(swept.get(name) for name in names), *(getattr(row.setting, name) for name in fixed)]
+        for key, value in row.stats.items():
+            line = [*head, *key, value.mean, value.deviation, value.n]
+            lines.append([*line, *(published(row, key, targets) or (None, None))])
+    measured = ("evaluation", "target", "metric", "mean", "deviation", "n", "published", "source")
+    write_csv(path, (*names, *fixed, *measured), lines)

@@ -1,0 +1,92 @@
+"""Checkpoints of a program's whole state, by orbax: written off the training thread, newest readable one restored."""
+
+import errno
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ssljax.errors import UserError
+
+log = logging.getLogger("ssljax")
+
+
+class Checkpoints:
+    """The checkpoints of one program, numbered by the epochs that were finished.
+
+    Args:
+      folder: made if absent.
+      keep: how many of the newest stay.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder.absolute()
+        with _as_user_error(self.folder):
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+            )
+
+    def save(self, epoch: int, state: Any) -> None:
+        """Starts writing a state; returns when it has been copied.
+
+        Raises:
+          UserError: this or the write before it failed, for want of disk space, say.
+        """
+        # A copy: the step donates its state, and on CPU a host view of it would be the very buffer that is reused.
+        copy = jax.tree.map(lambda x: np.array(x, copy=True), state)
+        with _as_user_error(self.folder):
+            self._manager.save(epoch, args=ocp.args.StandardSave(copy))
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """The newest readable checkpoint as (epoch, state), or None when there is none.
+
+        One that cannot be read is named in a warning and removed, and the one before it is tried.
+
+        Args:
+          like: a state, or its `jax.eval_shape`, whose shapes, types and shardings the result takes.
+        """
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)), like)
+        for epoch in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return epoch, self._manager.restore(epoch, args=ocp.args.StandardRestore(abstract))
+            except Exception as error:  # orbax and tensorstore raise many kinds for a file that is not whole
+                reason = " ".join(str(error).split())[:160]
+                log.warning("%s: checkpoint of epoch %d cannot be read (%s); going back", self.folder, epoch, reason)
+                self._manager.delete(epoch)
+        return None
+
+    def close(self) -> None:
+        """Waits for what is being written.
+
+        Raises:
+          UserError: the last write failed.
+        """
+        with _as_user_error(self.folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+def _sharding(x: Any) -> jax.sharding.Sharding:
+    sharding = getattr(x, "sharding", None)
+    return sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+class _as_user_error:
+    """Turns a failed write into one line: orbax and tensorstore wrap the system's error in their own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or not isinstance(error, Exception) or isinstance(error, UserError):
+            return
+        text = str(error)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "RESOURCE_EXHAUSTED" in text
+        what = "the disk is full" if full else " ".join(text.split())[:200]
+        raise UserError(f"{self.folder}: a checkpoint could not be written: {what}; earlier ones are kept") from error

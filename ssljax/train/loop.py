@@ -1,0 +1,260 @@
+"""The loop around a program: all its runs, epoch by epoch, with progress, logs, checkpoints and exact resume."""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from ssljax import sweeps
+from ssljax.config import Config
+from ssljax.errors import UserError
+from ssljax.sweeps import Run
+from ssljax.train.checkpoints import Checkpoints
+from ssljax.train.step import Data, Program, State, make_program, over_runs
+
+log = logging.getLogger("ssljax")
+
+
+class Trained(NamedTuple):
+    """A program after training: `state` and `hyper` have a leading axis, one entry for each of `runs`."""
+
+    program: Program
+    runs: tuple[Run, ...]
+    state: State
+    hyper: Any
+    data: Data
+    epoch: int
+
+
+def resident(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Data:
+    """The data set on the device, once for all runs. A channel that never varies is not scaled."""
+    deviations = np.asarray(std, np.float32)
+    return Data(
+        jnp.asarray(images),
+        jnp.asarray(mean, jnp.float32),
+        jnp.asarray(np.where(deviations > 0, deviations, 1.0), jnp.float32),
+    )
+
+
+def prepare(config: Config, runs: Sequence[Run], data: Data) -> Trained:
+    """The runs of a resolved config before their first step.
+
+    Raises:
+      UserError: fewer images than a batch, or settings that do not fit each other.
+    """
+    count, channels = data.images.shape[0], data.images.shape[-1]
+    if count < config.batch_size:
+        raise UserError(f"--batch_size: {config.batch_size} is more than the {count} training images of {config.dataset}")
+    program = make_program(config, count, channels)
+    hyper = sweeps.stack([sweeps.hyper(config, run) for run in runs])
+    place = _over_devices(len(runs))
+    hyper = jax.device_put(hyper, place) if place else hyper
+    state = jax.jit(over_runs(program.init, (0,)))(hyper)
+    return Trained(program, tuple(runs), state, hyper, data, 0)
+
+
+def _over_devices(runs: int) -> NamedSharding | None:
+    """The run axis laid over all devices, where their number divides it."""
+    devices = jax.devices()
+    if len(devices) == 1 or runs % len(devices):
+        return None
+    return NamedSharding(jax.make_mesh((len(devices),), ("run",)), PartitionSpec("run"))
+
+
+def sweep_step(config: Config, program: Program, steps: int) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """`steps` steps of all runs as one compiled call: (state, hyper, data, order, first step) -> (state, metrics [steps, runs]).
+
+    The state is donated. A program differs in nothing between one run and a hundred but the leading axis.
+    """
+    one = over_runs(program.step, (0, 0, None, 0, None), config.run_axis)
+
+    @partial(jax.jit, donate_argnums=0)
+    def many(state: State, hyper: Any, data: Data, order: jax.Array, first: jax.Array) -> Any:
+        if steps == 1:  # no scan: on CPU a convolution inside one leaves its fast path
+            state, metrics = one(state, hyper, data, order, first)
+            return state, jax.tree.map(lambda m: m[None], metrics)
+        return jax.lax.scan(lambda s, i: one(s, hyper, data, order, first + i), state, jnp.arange(steps))
+
+    return many
+
+
+def pretrain(
+    config: Config,
+    trained: Trained,
+    *,
+    name: str,
+    checkpoints: Path,
+    metrics_file: Path,
+    tensorboard: Path,
+    progress: bool = True,
+) -> Trained:
+    """Trains from the newest checkpoint (or from the start) to the last epoch.
+
+    A run whose loss or gradient is not finite is frozen where it was, named, and marked in the metrics; the others go on untouched.
+
+    Args:
+      config: resolved.
+      trained: from `prepare`.
+      name: the program's name, in progress, logs and metrics.
+      checkpoints: folder of this program's checkpoints.
+      metrics_file: JSON lines, one a run and epoch; shared by the programs of a workdir.
+      tensorboard: folder of event files, one below it a run.
+      progress: whether to draw a progress bar on standard error.
+    """
+    store = Checkpoints(checkpoints, config.keep)
+    try:
+        restored = store.restore(trained.state)
+        start, state = restored if restored else (0, trained.state)
+        _forget_after(metrics_file, name, start)
+        if start:
+            log.info("%s: resuming after epoch %d of %d", name, start, config.epochs)
+        if start < config.epochs:
+            state = _epochs(config, trained._replace(state=state), name, start, store, metrics_file, tensorboard, progress)
+    finally:
+        store.close()
+    return trained._replace(state=state, epoch=config.epochs)
+
+
+def restore(trained: Trained, checkpoints: Path, keep: int) -> Trained:
+    """The newest checkpoint of a program.
+
+    Raises:
+      UserError: there is none that can be read.
+    """
+    found = None
+    if checkpoints.is_dir():
+        store = Checkpoints(checkpoints, keep)
+        found = store.restore(trained.state)
+        store.close()
+    if found is None:
+        raise UserError(f"{checkpoints}: no readable checkpoint; run the pretrain stage first")
+    return trained._replace(epoch=found[0], state=found[1])
+
+
+def _epochs(
+    config: Config,
+    trained: Trained,
+    name: str,
+    start: int,
+    store: Checkpoints,
+    metrics_file: Path,
+    tensorboard: Path,
+    progress: bool,
+) -> State:
+    program, runs, state, hyper, data, _ = trained
+    per_call = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
+    steps = {n: sweep_step(config, program, n) for n in {per_call, 1} if n}
+    order_of = jax.jit(over_runs(program.order, (0, None)))
+    on_epoch = jax.jit(over_runs(program.on_epoch, (0, 0, None)), donate_argnums=0)
+    alive = np.asarray(state.alive)
+    writers = _Writers(tensorboard, runs)
+    images_a_step = config.batch_size * len(runs)
+    with tqdm(
+        total=program.total_steps,
+        initial=start * program.steps_per_epoch,
+        desc=f"{name}, {len(runs)} run{'s' if len(runs) > 1 else ''}",
+        unit="step",
+        disable=not progress,
+        mininterval=0.5 if sys.stderr.isatty() else 15,
+        dynamic_ncols=True,
+    ) as bar:
+        for epoch in range(start, config.epochs):
+            began = time.perf_counter()
+            state = on_epoch(state, hyper, epoch)
+            order = order_of(hyper, epoch)
+            collected, done = [], 0
+            while done < program.steps_per_epoch:
+                n = per_call if program.steps_per_epoch - done >= per_call else 1
+                state, metrics = steps[n](state, hyper, data, order, epoch * program.steps_per_epoch + done)
+                collected.append(metrics)
+                done += n
+                if len(collected) > 1:  # waits for the call before, so that the bar tells the truth
+                    jax.block_until_ready(collected[-2])
+                bar.update(n)
+            values = {k: np.concatenate([np.asarray(m[k]) for m in collected]) for k in collected[0]}
+            speed = images_a_step * program.steps_per_epoch / (time.perf_counter() - began)
+            was_alive, alive = alive, np.asarray(state.alive)
+            rows = _rows(name, runs, epoch + 1, values, alive, speed)
+            _append(metrics_file, rows)
+            writers.write(rows)
+            for run in (r for r, before, now in zip(runs, was_alive, alive) if before and not now):
+                log.warning("%s: run %s diverged in epoch %d (loss or gradient not finite) and is frozen", name, run.name, epoch + 1)
+            losses = [row["loss"] for row in rows if row["loss"] is not None]
+            shown = f"{np.mean(losses):.3f}" if losses else "diverged"
+            bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, loss {shown}, {speed:,.0f} images/s", refresh=False)
+            last = epoch + 1 == config.epochs or not alive.any()
+            if last or (epoch + 1) % config.checkpoint_every == 0:
+                store.save(config.epochs if last else epoch + 1, state)
+            if last:
+                break
+        bar.update(program.total_steps - bar.n if not alive.any() else 0)
+    writers.close()
+    return state
+
+
+def _rows(
+    name: str, runs: Sequence[Run], epoch: int, values: dict[str, np.ndarray], alive: np.ndarray, speed: float
+) -> list[dict[str, Any]]:
+    """One row of metrics a run: means over the epoch's steps. JSON has no NaN: what is not finite becomes null."""
+    rows = []
+    for i, run in enumerate(runs):
+        means = {k: float(v[:, i].mean()) for k, v in values.items()}
+        finite = {k: v if math.isfinite(v) else None for k, v in means.items()}
+        row = {"program": name, "run": f"{name}/{run.name}", "seed": run.seed, **run.swept, "epoch": epoch, **finite}
+        row["images_per_second"] = round(speed, 1)
+        if not alive[i]:
+            row["diverged"] = True
+        rows.append(row)
+    return rows
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _forget_after(path: Path, name: str, epoch: int) -> None:
+    """Drops a program's metrics of epochs that will be trained again, and a last line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["program"] != name or row["epoch"] <= epoch:
+            kept.append(line + "\n")
+    partial_file = path.with_suffix(".partial")
+    partial_file.write_text("".join(kept))
+    partial_file.replace(path)
+
+
+class _Writers:
+    """TensorBoard event files, one folder a run."""
+
+    def __init__(self, folder: Path, runs: Sequence[Run]):
+        from tensorboardX import SummaryWriter
+
+        self._writers = [SummaryWriter(str(folder / run.name.replace(",", "_"))) for run in runs]
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        for writer, row in zip(self._writers, rows):
+            for key, value in row.items():
+                if isinstance(value, float):
+                    writer.add_scalar(key, value, row["epoch"])
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()

@@ -1,0 +1,131 @@
+"""A workdir: the folder that belongs to one set of configs, and to one live process at a time."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ssljax import config as config_lib
+from ssljax import flags
+from ssljax.config import Config
+from ssljax.errors import UserError
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, configs: Sequence[Config]) -> Iterator[None]:
+    """Makes the folder, or takes it over from a process that has ended, for the time of the context.
+
+    Writes `flagfile.cfg`. The lock is the operating system's: it goes with the process, however that ends.
+
+    Args:
+      workdir: the folder.
+      configs: as given, not resolved; the same training settings as when the folder was made.
+
+    Raises:
+      UserError: in use by a live process, made for other settings, not writable, or the disk is full (inside the context too).
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"--workdir: {workdir} cannot be written to ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"--workdir: {workdir} is in use by another run; wait for it or give another --workdir") from None
+        flagfile = workdir / "flagfile.cfg"
+        text = flags.to_flagfile(configs)
+        if flagfile.exists():
+            _refuse_other(workdir, flags.read_flagfile(flagfile), configs)
+        try:
+            write_text(flagfile, text)
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise UserError(f"{workdir}: the disk is full; make room and run the same command again") from error
+            if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+                raise UserError(f"{error.filename or workdir}: cannot be written ({error.strerror})") from error
+            raise
+
+
+def _refuse_other(workdir: Path, old: Sequence[Config], new: Sequence[Config]) -> None:
+    """Raises unless both lists mean the same training."""
+
+    def training(configs: Sequence[Config]) -> dict[str, list[Any]]:
+        resolved = [config_lib.to_json(config_lib.resolve(c)) for c in configs]
+        names = [name for name, field in config_lib.fields().items() if field.metadata["training"]]
+        return {name: [c[name] for c in resolved] for name in names}
+
+    before, now = training(old), training(new)
+    for name in before:
+        if before[name] != now[name]:
+            was, given = (_short(v[name]) for v in (before, now))
+            raise UserError(
+                f"--workdir: {workdir} belongs to a run with --{name}={was}, given --{name}={given}; give another --workdir"
+            )
+
+
+def _short(values: list[Any]) -> str:
+    parts = [",".join(map(str, v)) if isinstance(v, list) else str(v) for v in values]
+    return ",".join(dict.fromkeys(parts))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def describe(configs: Sequence[Config], fingerprints: dict[str, str], command: str, seconds: dict[str, float]) -> str:
+    """The text of `run.json`: what ran, on what, from what, for how long.
+
+    Args:
+      configs: resolved.
+      fingerprints: sha256 of each data set.
+      command: the command line, or "" from Python.
+      seconds: wall time by stage.
+    """
+    import jax
+
+    device = jax.devices()[0]
+    names = ("ssljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "dm-pix", "numpy", "scikit-learn")
+    info = {
+        "command": command,
+        "configs": [config_lib.to_json(c) for c in configs],
+        "data": fingerprints,
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in names}},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "wall_seconds": {stage: round(s, 2) for stage, s in seconds.items()},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    return json.dumps(info, indent=2) + "\n"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that runs, where there is one."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

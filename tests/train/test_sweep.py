@@ -1,0 +1,136 @@
+"""A sweep is its runs: one batched program gives, run for run, what single runs give; seeds differ; a diverged run harms no other."""
+
+import jax
+import numpy as np
+import pytest
+
+from ssljax import config as config_lib
+from ssljax import pipeline
+from ssljax.methods import METHODS
+from ssljax.train import loop
+from ssljax.train.step import over_runs
+
+STEPS = 3
+# Batched matrix products add in another order than single ones, an error of about 1e-7 a step, and Adam's first steps
+# divide by gradients that may be near zero and so enlarge it. Real differences (another seed) are above 1e-2.
+TOLERANCE = dict(rtol=2e-3, atol=2e-4)
+
+
+def train(config, steps=STEPS):
+    """A few steps of a config's runs, without a workdir: (state, losses [steps, runs])."""
+    program = pipeline.plan([config])[0]
+    trained = pipeline._before(program)
+    step = loop.sweep_step(program.config, trained.program, 1)
+    order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
+    state, losses = trained.state, []
+    for i in range(steps):
+        state, metrics = step(state, trained.hyper, trained.data, order, i)
+        losses.append(np.asarray(metrics["loss"][0]))
+    return state, np.stack(losses), program.runs
+
+
+ADDRESSES = ["learning_rate", "weight_decay", "momentum", "temperature", "tau.base", "rotation.degrees", "color_inversion.probability"]
+VALUES = {
+    "learning_rate": "0.01,0.2", "weight_decay": "0,0.1", "momentum": "0.9,0", "temperature": "0.1,1", "tau.base": "0,0.9",
+    "rotation.degrees": "0,180", "color_inversion.probability": "0,1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sweep_equals_single_runs(tiny, method):
+    """Every hyper-parameter of the method, and the seed, differ between the runs of one program."""
+    base = tiny(method=method, optimizer="sgd", learning_rate=0.05, seeds=(5,))
+    own = [a for a in ADDRESSES if a in {"learning_rate", "weight_decay", "momentum", *METHODS[method].HYPER} or a.count("_") or "." in a]
+    own = [a for a in own if a != "tau.base" or "tau.base" in METHODS[method].HYPER]
+    program = pipeline.plan([base])[0]
+    trained = pipeline._before(program)
+    # One run a hyper-parameter at its second value, beside the plain run and another seed: stacked into one program.
+    settings = [{}, *({a: float(VALUES[a].split(",")[1])} for a in own)]
+    from ssljax.sweeps import Run
+
+    runs = tuple(Run(str(s), 5, s) for s in settings) + (Run("other seed", 6, {}),)
+    many = loop.prepare(program.config, runs, trained.data)
+
+    def go(runs):
+        start = loop.prepare(program.config, runs, trained.data)
+        step = STEP.setdefault(method, loop.sweep_step(program.config, many.program, 1))
+        order = jax.jit(over_runs(many.program.order, (0, None)))(start.hyper, 0)
+        state = start.state
+        for i in range(STEPS):
+            state, metrics = step(state, start.hyper, start.data, order, i)
+        return state, np.asarray(metrics["loss"][0])
+
+    STEP: dict = {}
+    batched, losses = go(runs)
+    for i, run in enumerate(runs):
+        single, loss = go((run,))
+        np.testing.assert_allclose(losses[i], loss[0], **TOLERANCE, err_msg=run.name)
+        for a, b in zip(jax.tree.leaves(batched.params), jax.tree.leaves(single.params)):
+            np.testing.assert_allclose(a[i], b[0], **TOLERANCE, err_msg=run.name)
+        if i:  # and each hyper-parameter does something: its run is not the plain run
+            difference = max(
+                float(np.abs(a[i] - a[0]).max()) for a in jax.tree.leaves((batched.params, batched.memory)) if a.dtype != bool
+            )
+            assert difference > 1e-4, run.name
+
+
+@pytest.mark.parametrize("how", ["map", "unroll"])
+def test_the_ways_to_run_the_axis_agree(tiny, how):
+    a, la, _ = train(tiny(method="simclr", seeds=(1, 2), run_axis="vmap"))
+    b, lb, _ = train(tiny(method="simclr", seeds=(1, 2), run_axis=how))
+    np.testing.assert_allclose(la, lb, **TOLERANCE)
+    assert np.abs(la[:, 0] - la[:, 1]).max() > 1e-3
+
+
+def test_several_steps_in_one_call_are_the_same_steps(tiny):
+    program = pipeline.plan([tiny(method="simclr", seeds=(1, 2))])[0]
+    results = []
+    for calls, size in ((4, 1), (1, 4)):
+        trained = pipeline._before(program)
+        step = loop.sweep_step(program.config, trained.program, size)
+        order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
+        state, losses = trained.state, []
+        for i in range(calls):
+            state, metrics = step(state, trained.hyper, trained.data, order, i * size)
+            losses.append(np.asarray(metrics["loss"]))
+        results.append(np.concatenate(losses))
+    np.testing.assert_allclose(*results, **TOLERANCE)
+
+
+def test_each_seed_sees_every_image_once_an_epoch_in_an_order_of_its_own(tiny):
+    program = pipeline.plan([tiny(seeds=(1, 2))])[0]
+    trained = pipeline._before(program)
+    order_of = jax.jit(over_runs(trained.program.order, (0, None)))
+    first, second = np.asarray(order_of(trained.hyper, 0)), np.asarray(order_of(trained.hyper, 1))
+    for order in (*first, *second):
+        np.testing.assert_array_equal(np.sort(order), np.arange(1438))
+    assert np.mean(first[0] == first[1]) < 0.02
+    assert np.mean(first[0] == second[0]) < 0.02
+
+
+def test_a_run_that_diverges_is_frozen_and_the_others_go_on_untouched(tiny):
+    settings = dict(method="simclr", optimizer="sgd", seeds=(5,))
+    sick, losses, runs = train(tiny(**settings, sweep=("learning_rate=0.01,1e30",)), steps=5)
+    healthy, _, _ = train(tiny(**settings, sweep=("learning_rate=0.01,0.02",)), steps=5)
+    assert np.asarray(sick.alive).tolist() == [True, False]
+    assert not np.isfinite(losses[-1, 1])
+    for a, b in zip(jax.tree.leaves(sick.params), jax.tree.leaves(healthy.params)):
+        np.testing.assert_array_equal(a[0], b[0])
+        # frozen where it last was finite
+        assert np.isfinite(a[1]).all()
+
+
+def test_linear_scaling_multiplies_by_batch_over_256(tiny):
+    plain, *_ = train(tiny(method="simclr", optimizer="sgd", learning_rate=0.05), steps=2)
+    scaled, *_ = train(tiny(method="simclr", optimizer="sgd", learning_rate=0.2, lr_scaling="linear"), steps=2)
+    # .2 x 64/256 = .05, but warm-up starts at the same 3e-5 in both
+    for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(scaled.params)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_settings_that_are_not_given_come_from_the_preset(tiny):
+    config = config_lib.resolve(config_lib.Config(method="mocov2plus", preset="paper"))
+    # METHODS of the paper's appendix D.1: lr .3, weight decay 1e-4, queue 32768, T .2, tau .99, 1000 epochs, batch 512
+    assert (config.learning_rate, config.weight_decay, config.queue_size) == (0.3, 1e-4, 32768)
+    assert (config.temperature, config.tau_base, config.epochs, config.batch_size) == (0.2, 0.99, 1000, 512)
+    assert config.optimizer == "sgd"
