@@ -4,6 +4,9 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
+import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from ssljax import flags
 from ssljax.config import Config
 from ssljax.errors import UserError
 
-OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
+OK, DEFECT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,12 +26,9 @@ def main(argv: Sequence[str]) -> int:
       argv: the program's name and its arguments.
 
     Returns:
-      The exit code: 0 done, 2 bad input, 130 interrupted.
+      The exit code: 0 done, 1 a defect of the program, 2 bad input, 130 interrupted.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("ssljax").setLevel(logging.INFO)
-    for noisy in ("absl", "orbax", "jax"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    _quiet()
     try:
         return _main(list(argv))
     except UserError as error:
@@ -37,23 +37,39 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        # A defect of ours, not of the input: the traceback is for a bug report, not for the terminal.
+        with tempfile.NamedTemporaryFile("w", prefix="ssljax-", suffix=".log", delete=False) as file:
+            traceback.print_exc(file=file)
+        reason = " ".join(str(error).split())[:200]
+        print(f"error: unexpected {type(error).__name__}: {reason}; please report it with {file.name}", file=sys.stderr)
+        return DEFECT
+
+
+def _quiet() -> None:
+    """Leaves on standard error what this program says, and nothing of its libraries."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("ssljax").setLevel(logging.INFO)
+    for noisy in ("absl", "orbax", "jax", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    # A failed write raises in the main thread, which says so in one line; orbax's own threads would print it again.
+    threading.excepthook = lambda args: None
+    sys.unraisablehook = lambda args: None
 
 
 def _main(argv: list[str]) -> int:
     values = absl_flags.FlagValues()
     flags.define(values)
     absl_flags.DEFINE_string("workdir", None, "folder for everything that is written", flag_values=values)
-    absl_flags.DEFINE_string(
-        "stages", "preview,pretrain,evaluate,report", "which stages to run", flag_values=values
-    )
+    absl_flags.DEFINE_string("stages", "preview,pretrain,evaluate,report", "which stages to run", flag_values=values)
     absl_flags.DEFINE_boolean("help", False, "show every flag", flag_values=values, short_name="h")
     flags.parse_argv(values, argv)
     if values["help"].value:
         print(_help(values))
         return OK
     workdir = _workdir(values["workdir"].value, argv)
-    configs = _configs(values, workdir)
-    stages = [stage for stage in flags.split_commas(values["stages"].value) if stage]
+    stages = [stage for stage in flags.split_commas(values["stages"].value or "") if stage]
+    configs = _configs(values, workdir, stages)
     _cache_compilations()
 
     from ssljax import pipeline  # imports JAX: not before the flags are known to be right
@@ -68,13 +84,13 @@ def _main(argv: list[str]) -> int:
     return OK
 
 
-def _configs(values: absl_flags.FlagValues, workdir: Path) -> list[Config]:
+def _configs(values: absl_flags.FlagValues, workdir: Path, stages: Sequence[str]) -> list[Config]:
     """What the flags say; or, where a workdir is named and no setting is given, what made that workdir."""
     given = any(values[name].present for name in flags.names())
     made = workdir / "flagfile.cfg"
     if not given and values["workdir"].value and made.exists():
         return flags.read_flagfile(made)
-    if not given and values["workdir"].value and set(values["stages"].value.split(",")) <= {"evaluate", "report"}:
+    if not given and values["workdir"].value and set(stages) <= {"evaluate", "report"}:
         raise UserError(f"--workdir: {workdir} has no flagfile.cfg, so nothing was trained there")
     return flags.configs_from_flags(values)
 

@@ -11,7 +11,6 @@ from typing import Any
 from ssljax.errors import UserError, unknown
 
 
-
 def _field(
     default: Any,
     kind: type,
@@ -46,6 +45,8 @@ def _field(
 class Config:
     """Settings of one program: all runs (seeds x swept values) that share every static setting.
 
+    Fields whose default is None hold the type they are declared with once `resolve` has filled them in.
+
     Raises:
       UserError: a value of the wrong type or out of range, an unknown name (with the nearest known one).
     """
@@ -53,44 +54,51 @@ class Config:
     # What is learned from
     dataset: str = _field("digits", str, "digits, a tfds name (mnist, cifar10:3.0.2), folder:DIR or npz:FILE")
     data_dir: str = _field("", str, "where tfds keeps its prepared data sets", training=False)
-    manual_dir: str = _field("", str, "where archives that were fetched by hand lie, for tfds to prepare", training=False)
-    cache_dir: str = _field("", str, "where decoded images are cached (default ~/.cache/ssljax/data)", training=False)
-    validation_fraction: float = _field(0.0, float, "share of the training images held out as validation", low=0, high=0.9)
-    resize: int = _field(
-        0, int, "side in pixels that stored images are brought to, for sets whose images differ in size (0: as they are)", low=0
+    manual_dir: str = _field(
+        "", str, "where archives that were fetched by hand lie, for tfds to prepare", training=False
     )
-    image_size: int | None = _field(None, int, "side in pixels of the images that the network sees", low=8)
-    transforms: str | None = _field(
+    cache_dir: str = _field("", str, "where decoded images are cached (default ~/.cache/ssljax/data)", training=False)
+    validation_fraction: float = _field(
+        0.0, float, "share of the training images held out as validation", low=0, high=0.9
+    )
+    resize: int = _field(
+        0,
+        int,
+        "side in pixels that stored images are brought to, for sets whose images differ in size (0: as they are)",
+        low=0,
+    )
+    image_size: int = _field(None, int, "side in pixels of the images that the network sees", low=8)
+    transforms: str = _field(
         None, str, "a transform set by name, or a definition: rotation(degrees=25)+horizontal_flip; A|B for two views"
     )
 
     # What learns
     preset: str = _field("digits", str, "where settings that are not given come from: paper, solo or digits")
     method: str = _field("mocov2plus", str, "self-supervised method")
-    backbone: str | None = _field(None, str, "network whose features are evaluated")
-    width: float | None = _field(None, float, "multiplies every channel count of the backbone", low=1 / 64, high=8)
+    backbone: str = _field(None, str, "network whose features are evaluated")
+    width: float = _field(None, float, "multiplies every channel count of the backbone", low=1 / 64, high=8)
     stem: str = _field("cifar", str, "first layers of a ResNet", choices=("cifar", "imagenet"))
-    stem_padding: int | None = _field(None, int, "padding of the CIFAR stem; torchvision's habit is 1, solo-learn's 2", low=0, high=2)
-    hidden_dim: int | None = _field(None, int, "hidden width of the projector", low=1)
-    output_dim: int | None = _field(None, int, "output width of the projector", low=1)
-    queue_size: int | None = _field(None, int, "keys in a method's queue", low=1)
+    stem_padding: int = _field(
+        None, int, "padding of the CIFAR stem; torchvision's habit is 1, solo-learn's 2", low=0, high=2
+    )
+    hidden_dim: int = _field(None, int, "hidden width of the projector", low=1)
+    output_dim: int = _field(None, int, "output width of the projector", low=1)
+    queue_size: int = _field(None, int, "keys in a method's queue", low=1)
 
     # How it learns
-    epochs: int | None = _field(None, int, "passes over the training images", low=1)
-    batch_size: int | None = _field(None, int, "images in a step", low=2)
-    optimizer: str | None = _field(None, str, "update rule")
-    learning_rate: float | None = _field(None, float, "peak learning rate", traced=True, low=0)
-    lr_scaling: str | None = _field(
-        None, str, "linear multiplies the learning rate by batch/256", choices=("none", "linear")
-    )
-    warmup_epochs: int | None = _field(None, int, "epochs of linear warm-up before the cosine", low=0)
-    weight_decay: float | None = _field(None, float, "weight decay", traced=True, low=0)
+    epochs: int = _field(None, int, "passes over the training images", low=1)
+    batch_size: int = _field(None, int, "images in a step", low=2)
+    optimizer: str = _field(None, str, "update rule")
+    learning_rate: float = _field(None, float, "peak learning rate", traced=True, low=0)
+    lr_scaling: str = _field(None, str, "linear multiplies the learning rate by batch/256", choices=("none", "linear"))
+    warmup_epochs: int = _field(None, int, "epochs of linear warm-up before the cosine", low=0)
+    weight_decay: float = _field(None, float, "weight decay", traced=True, low=0)
     momentum: float = _field(0.9, float, "momentum of SGD and LARS", traced=True, low=0, high=1)
-    temperature: float | None = _field(None, float, "temperature of a contrastive loss", traced=True, low=1e-6)
-    tau_base: float | None = _field(
+    temperature: float = _field(None, float, "temperature of a contrastive loss", traced=True, low=1e-6)
+    tau_base: float = _field(
         None, float, "EMA coefficient of the target at the first step", address="tau.base", traced=True, low=0, high=1
     )
-    tau_final: float | None = _field(
+    tau_final: float = _field(
         None, float, "EMA coefficient of the target at the last step", address="tau.final", traced=True, low=0, high=1
     )
 
@@ -109,11 +117,15 @@ class Config:
     run_axis: str = _field(
         "vmap", str, "how the runs of a program are executed in a step", choices=("vmap", "map", "unroll")
     )
-    max_runs_per_program: int = _field(0, int, "split a sweep into programs of at most this many runs (0: never)", low=0, training=False)
+    max_runs_per_program: int = _field(
+        0, int, "split a sweep into programs of at most this many runs (0: never)", low=0, training=False
+    )
     steps_per_dispatch: int = _field(
         0, int, "steps in one call of the device (0: 1 on CPU, else 16)", low=0, training=False
     )
-    checkpoint_every: int = _field(10, int, "epochs between checkpoints; the last epoch always has one", low=1, training=False)
+    checkpoint_every: int = _field(
+        10, int, "epochs between checkpoints; the last epoch always has one", low=1, training=False
+    )
     keep: int = _field(2, int, "checkpoints kept", low=1, training=False)
 
     # How it is measured
@@ -122,10 +134,27 @@ class Config:
     )
     probe_epochs: int = _field(100, int, "epochs of the linear probe", low=1, training=False)
     probe_batch_size: int = _field(256, int, "batch of the linear probe", low=1, training=False)
-    probe_learning_rate: float = _field(0.1, float, "learning rate of the linear probe, x.1 at 60 and 80 % of its epochs", low=0, training=False)
+    probe_learning_rate: float = _field(
+        0.1, float, "learning rate of the linear probe, x.1 at 60 and 80 % of its epochs", low=0, training=False
+    )
+    probe_features: str = _field(
+        None,
+        str,
+        "what the linear probe sees: features as they are, or each brought to mean 0 and deviation 1 over the "
+        "training images",
+        choices=("raw", "standardized"),
+        training=False,
+    )
     probe_transforms: str = _field("none", str, "transform set of the linear probe's training images", training=False)
     knn_k: int = _field(20, int, "neighbours of the weighted k-NN", low=1, training=False)
     knn_temperature: float = _field(0.07, float, "temperature of the weighted k-NN", low=1e-6, training=False)
+    kmeans_features: str = _field(
+        "raw",
+        str,
+        "what K-means and the silhouette see: features as they are, or of unit length",
+        choices=("raw", "l2"),
+        training=False,
+    )
     clusters: int = _field(0, int, "clusters of K-means (0: the number of classes)", low=0, training=False)
     targets: str = _field("", str, "CSV of published values to print beside the measured ones", training=False)
 
@@ -209,7 +238,9 @@ def resolve(config: Config) -> Config:
     from ssljax.models import BACKBONES
     from ssljax.train.optimizers import OPTIMIZERS
 
-    values = {name: value for name, value in preset(config.method, config.preset).items() if getattr(config, name) is None}
+    values = {
+        name: value for name, value in preset(config.method, config.preset).items() if getattr(config, name) is None
+    }
     config = dataclasses.replace(config, **values)
     for name in ("transforms", "backbone", "width", "image_size", "epochs", "batch_size", "optimizer", "learning_rate"):
         if getattr(config, name) is None:
@@ -242,4 +273,5 @@ def from_json(values: dict[str, Any]) -> Config:
     for name in values:
         if name not in known:
             raise unknown("setting", name, known)
-    return Config(**{known[n].name: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+    given: dict[str, Any] = {known[n].name: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return Config(**given)

@@ -56,7 +56,9 @@ def check(config: Config, dataset: Dataset) -> None:
     if "kmeans" in config.evaluations:
         count = config.clusters or len(dataset.class_names or ())
         if not count:
-            raise UserError(f"--clusters: {config.dataset} has no classes to count; say how many clusters kmeans looks for")
+            raise UserError(
+                f"--clusters: {config.dataset} has no classes to count; say how many clusters kmeans looks for"
+            )
         if count > len(test.images):
             raise UserError(f"--clusters: {count} is more than the {len(test.images)} test images of {config.dataset}")
 
@@ -116,21 +118,37 @@ def measure(
     """
     train, test = dataset.splits["train"], dataset.splits["test"]
     names = dataset.class_names or ()
+    # `check` has refused what needs labels where there are none.
+    train_labels, test_labels = (np.asarray(s.labels) for s in (train, test))
     rows: list[dict[str, Any]] = []
     class_rows: list[dict[str, Any]] = []
 
     def add(i: int, overall: Sequence[Measurement], by_class: Sequence[ClassMeasurement] = ()) -> None:
-        shared = {"run": shown.names[i], "seed": shown.seeds[i], **shown.swept[i], "dataset": config.dataset, **shown.columns}
+        shared = {
+            "run": shown.names[i],
+            "seed": shown.seeds[i],
+            **shown.swept[i],
+            "dataset": config.dataset,
+            **shown.columns,
+        }
         rows.extend({**shared, **m._asdict()} for m in overall)
         class_rows.extend(
-            {**shared, "class": m.class_name, "evaluation": m.evaluation, "target": m.target, "metric": m.metric, "value": m.value}
+            {
+                **shared,
+                "class": m.class_name,
+                "evaluation": m.evaluation,
+                "target": m.target,
+                "metric": m.metric,
+                "value": m.value,
+            }
             for m in by_class
         )
 
     if "linear" in config.evaluations:
+        features, test_features = _probe_features(config, shown)
         head = probe.fit(
-            _probe_features(config, shown),
-            train.labels,
+            features,
+            train_labels,
             np.asarray(shown.seeds),
             n_classes=len(names),
             dim=shown.train.shape[-1],
@@ -138,9 +156,9 @@ def measure(
             batch_size=config.probe_batch_size,
             learning_rate=config.probe_learning_rate,
         )
-        linear = probe.scores(head, shown.test)
+        linear = probe.scores(head, test_features)
         for i in range(len(shown.names)):
-            add(i, *classification("linear", linear[i], test.labels, names))
+            add(i, *classification("linear", linear[i], test_labels, names))
     saved: dict[str, np.ndarray] = {
         "runs": np.array(shown.names),
         "seeds": np.array(shown.seeds),
@@ -153,28 +171,40 @@ def measure(
         for i in range(len(shown.names)):
             found = knn_scores(
                 shown.train[i],
-                train.labels,
+                train_labels,
                 shown.test[i],
                 k=config.knn_k,
                 temperature=config.knn_temperature,
                 n_classes=len(names),
             )
-            add(i, *classification("knn", found, test.labels, names))
+            add(i, *classification("knn", found, test_labels, names))
     if "kmeans" in config.evaluations:
         saved["clusters"] = np.full(shown.test.shape[:2], -1, np.int32)
         saved["distance"] = np.full(shown.test.shape[:2], np.nan, np.float32)
         for i in range(len(shown.names)):
-            measured, found = clustering_measurements(
-                shown.test[i], test.labels, n_clusters=config.clusters or len(names), random_state=shown.seeds[i] % 2**31
+            measured, clustering = clustering_measurements(
+                shown.test[i],
+                test.labels,
+                n_clusters=config.clusters or len(names),
+                random_state=shown.seeds[i] % 2**31,
+                normalize="l2" if config.kmeans_features == "l2" else "none",
             )
             add(i, measured)
-            saved["clusters"][i], saved["distance"][i] = found.assignment, found.distance
+            saved["clusters"][i], saved["distance"][i] = clustering.assignment, clustering.distance
     artifacts.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(artifacts, **saved)
+    np.savez(artifacts, allow_pickle=False, **saved)
     return rows, class_rows
 
 
-def _probe_features(config: Config, shown: Representation) -> Any:
+def _probe_features(config: Config, shown: Representation) -> tuple[Any, np.ndarray]:
+    """What the probe trains on, and the test features that go with it."""
+    mean, scale = np.zeros(1, np.float32), np.ones(1, np.float32)
+    if config.probe_features == "standardized":
+        mean = shown.train.mean(axis=1, keepdims=True)
+        deviation = shown.train.std(axis=1, keepdims=True)
+        scale = np.where(deviation > 0, deviation, 1).astype(np.float32)
+    test = (shown.test - mean) / scale
     if config.probe_transforms == "none" or shown.trained is None:
-        return shown.train
-    return extraction.transformed(shown.trained, config.probe_transforms, config.image_size)
+        return (shown.train - mean) / scale, test
+    draw = extraction.transformed(shown.trained, config.probe_transforms, config.image_size)
+    return lambda index, keys: (draw(index, keys) - mean) / scale, test

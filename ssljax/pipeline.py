@@ -95,7 +95,7 @@ def run(
             for program in programs:
                 preview(program, workdir / "figures" / f"views_{program.name}.png")
         for program in programs:
-            trained = _before(program)
+            trained = untrained(program)
             if "pretrain" in stages:
                 with _timed(seconds, "pretrain"):
                     trained = loop.pretrain(
@@ -137,13 +137,22 @@ def plan(configs: Sequence[Config]) -> list[Program]:
       UserError: the first thing that is wrong.
     """
     resolved = [config_lib.resolve(config) for config in configs]
+    for path in {config.targets for config in resolved if config.targets}:
+        tables.read_targets(path)
     sets: dict[tuple, Dataset] = {}
     programs: list[Program] = []
     for name, config in zip(_names(resolved), resolved):
         runs = sweeps.runs(config)
         for one in runs:
             sweeps.hyper(config, one)
-        key = (config.dataset, config.data_dir, config.manual_dir, config.cache_dir, config.validation_fraction, config.resize)
+        key = (
+            config.dataset,
+            config.data_dir,
+            config.manual_dir,
+            config.cache_dir,
+            config.validation_fraction,
+            config.resize,
+        )
         if key not in sets:
             sets[key] = data.load(
                 config.dataset,
@@ -153,11 +162,14 @@ def plan(configs: Sequence[Config]) -> list[Program]:
                 validation_fraction=config.validation_fraction,
                 image_size=config.resize,
             )
-        measuring.check(config, sets[key])
+        dataset = sets[key]
+        measuring.check(config, dataset)
+        images = dataset.splits["train"].images
+        loop.program_of(config, len(images), images.shape[-1])
         count = config.max_runs_per_program or len(runs)
         chunks = [tuple(runs[i : i + count]) for i in range(0, len(runs), count)]
         for number, chunk in enumerate(chunks):
-            programs.append(Program(name if len(chunks) == 1 else f"{name}.{number}", config, chunk, sets[key]))
+            programs.append(Program(name if len(chunks) == 1 else f"{name}.{number}", config, chunk, dataset))
     return programs
 
 
@@ -186,7 +198,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
-def _before(program: Program) -> loop.Trained:
+def untrained(program: Program) -> loop.Trained:
     """A program's runs before their first step, with the data on the device."""
     dataset = program.dataset
     images = loop.resident(dataset.splits["train"].images, dataset.mean, dataset.std)
@@ -214,7 +226,11 @@ def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) ->
         unit = to_unit(jnp.asarray(originals))
         return [
             augment.apply_view(
-                view, jax.random.fold_in(key, i), unit, hyper["transforms"][f"view{i + 1}"], image_size=config.image_size
+                view,
+                jax.random.fold_in(key, i),
+                unit,
+                hyper["transforms"][f"view{i + 1}"],
+                image_size=config.image_size,
             )
             for i, view in enumerate(transforms.views)
         ]
@@ -236,12 +252,12 @@ def _evaluate(program: Program, trained: loop.Trained, study: Study) -> None:
 def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
     """Adds the rows that every table carries: an untrained encoder of each kind, and raw pixels of each data set."""
     network = ("dataset", "backbone", "width", "stem", "stem_padding", "image_size")
-    untrained = {tuple(getattr(p.config, n) for n in network): p for p in reversed(programs)}
-    for program in reversed(untrained.values()):
+    kinds = {tuple(getattr(p.config, n) for n in network): p for p in reversed(programs)}
+    for program in reversed(kinds.values()):
         # The first setting's runs, one a seed: before training a swept value changes nothing.
         runs = tuple(Run(f"seed={seed}", seed, {}) for seed in program.config.seeds)
-        name = "random" if len(untrained) == 1 else f"random-{program.config.backbone}-{_slug(program.config.dataset)}"
-        shown = measuring.represent(program.config, _before(program._replace(runs=runs)), program.dataset, name)
+        name = "random" if len(kinds) == 1 else f"random-{program.config.backbone}-{_slug(program.config.dataset)}"
+        shown = measuring.represent(program.config, untrained(program._replace(runs=runs)), program.dataset, name)
         if shown is not None:
             columns = {**shown.columns, "method": "random", "transforms": ""}
             _measure(program, shown._replace(columns=columns), study, name)
@@ -256,6 +272,13 @@ def _measure(program: Program, shown: measuring.Representation, study: Study, na
     rows, per_class = measuring.measure(program.config, program.dataset, shown, artifacts)
     study.results.extend(rows)
     study.per_class.extend(per_class)
+
+
+_SEEN = {
+    "raw": "the features as they are",
+    "l2": "the features brought to unit length",
+    "standardized": "each feature brought to mean 0 and deviation 1 over the training images",
+}
 
 
 def _targets(programs: Sequence[Program]) -> tables.Targets:
@@ -277,12 +300,13 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
     shared = first.config
     notes = [
         f"Features: {extraction.LAYER}; images are only resized, to {shared.image_size} px.",
-        "K-means and the silhouette see the features as they are, on the test images, which no training sees; "
+        f"K-means and the silhouette see {_SEEN[shared.kmeans_features]}, on the test images, which no training sees; "
         "K-means starts 10 times, its random state is the run's seed.",
-        f"k-NN: cosine, k = {shared.knn_k}, weights exp(similarity / {shared.knn_temperature:g}), neighbours from the training images.",
+        f"k-NN: cosine, k = {shared.knn_k}, weights exp(similarity / {shared.knn_temperature:g}), neighbours from the "
+        "training images.",
         f"Linear probe: SGD with momentum .9, learning rate {shared.probe_learning_rate:g} falling tenfold at 60 and 80 % of "
         f"{shared.probe_epochs} epochs, batch {shared.probe_batch_size}, no weight decay, transforms: {shared.probe_transforms}; "
-        "features as they are; the last epoch counts.",
+        f"it sees {_SEEN[shared.probe_features]}; the last epoch counts.",
         "AMI is normalised by the larger entropy and adjusted for chance, as the papers define it.",
         "Nothing was chosen on test labels.",
     ]
@@ -301,4 +325,10 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
 def _setting(value: Any) -> str:
     if value is None:
         return ""
-    return ",".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        ",".join(map(str, value))
+        if isinstance(value, list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -109,7 +109,9 @@ def _assign(config: Config, tree: dict[str, Any], traced: tuple[str, ...], addre
         field = known[address]
         if field.metadata["traced"]:
             raise UserError(f"--sweep: '{address}' has no effect on {config.method} trained with {config.optimizer}")
-        raise UserError(f"--sweep: '{address}' is static and cannot differ within a program; give --{address} a comma list")
+        raise UserError(
+            f"--sweep: '{address}' is static and cannot differ within a program; give --{address} a comma list"
+        )
     views = tree["transforms"]
     view, _, rest = address.partition(".")
     chosen, path = ((view,), rest) if view in views else (tuple(views), address)

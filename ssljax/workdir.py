@@ -41,7 +41,9 @@ def claimed(workdir: Path, configs: Sequence[Config]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"--workdir: {workdir} is in use by another run; wait for it or give another --workdir") from None
+            raise UserError(
+                f"--workdir: {workdir} is in use by another run; wait for it or give another --workdir"
+            ) from None
         flagfile = workdir / "flagfile.cfg"
         text = flags.to_flagfile(configs)
         if flagfile.exists():

@@ -75,7 +75,9 @@ def test_no_gradient_reaches_keys_and_queue():
 def test_collapse_gives_what_theory_gives():
     # All representations equal: every candidate is as likely, so the loss is the log of their number.
     same = jnp.ones((8, 4))
-    np.testing.assert_allclose(losses.info_nce(same, same, losses.normalize(jnp.ones((24, 4))), 0.1), np.log(25), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.info_nce(same, same, losses.normalize(jnp.ones((24, 4))), 0.1), np.log(25), rtol=1e-5
+    )
     np.testing.assert_allclose(losses.nt_xent(same, same, 0.1), np.log(15), rtol=1e-5)
 
 

@@ -143,9 +143,7 @@ def color_jitter(
     def draw(u: Array, hyper: Hyper) -> Drawn:
         applied = u[0] < hyper["probability"]
         hue_applied = u[1] < hyper["hue_probability"] if own_gate else applied
-        factors = {
-            name: jnp.where(applied, _factor(u[3 + i], hyper[name]), 1.0) for i, name in enumerate(_BLENDED)
-        }
+        factors = {name: jnp.where(applied, _factor(u[3 + i], hyper[name]), 1.0) for i, name in enumerate(_BLENDED)}
         turn = jnp.where(hue_applied, _turn(u[2], hyper["hue"]), 0.0)
         order = jnp.argsort(u[6:])
         return {"applied": applied, "hue_applied": hue_applied, "order": order, **factors, "hue": turn}
@@ -233,6 +231,4 @@ def _blending(
         return blend(image, target(image), drawn["factor"])
 
     defaults = {"probability": probability, "strength": strength}
-    return build(
-        name, defaults, {"strength": _FACTOR}, 2, draw, apply, pointwise=pointwise, channels=channels
-    )
+    return build(name, defaults, {"strength": _FACTOR}, 2, draw, apply, pointwise=pointwise, channels=channels)

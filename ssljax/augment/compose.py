@@ -35,9 +35,7 @@ class TransformSet(NamedTuple):
     views: tuple[View, View]
 
 
-def transform_set(
-    name: str, *views: Sequence[Transform], description: str = "defined by the user"
-) -> TransformSet:
+def transform_set(name: str, *views: Sequence[Transform], description: str = "defined by the user") -> TransformSet:
     """Makes a transform set of one's own.
 
     Args:

@@ -192,9 +192,7 @@ def crop_box(drawn: Drawn, canvas: Array, beyond_border: bool = False) -> Array:
     return jnp.stack([down * (height - box_height), across * (width - box_width), box_height, box_width])
 
 
-def center_crop(
-    *, probability: float = 1.0, area: float | None = None, side: float | None = None
-) -> Transform:
+def center_crop(*, probability: float = 1.0, area: float | None = None, side: float | None = None) -> Transform:
     """Cuts out the centre and brings it to the output's size.
 
     The papers' "centre crop .5" reads as half the area in one and as a scale of .5 in another: give one of

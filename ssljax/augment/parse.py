@@ -85,9 +85,7 @@ def _made(name: str, call: ast.Call, text: str) -> Transform:
     factory = TRANSFORMS[name]
     known = list(inspect.signature(factory).parameters)
     if call.args or any(keyword.arg is None for keyword in call.keywords):
-        raise UserError(
-            f"'{ast.get_source_segment(text, call)}' is not understood, expected {name}(parameter=value)"
-        )
+        raise UserError(f"'{ast.get_source_segment(text, call)}' is not understood, expected {name}(parameter=value)")
     values: dict[str, object] = {}
     for keyword in call.keywords:
         parameter = str(keyword.arg)

@@ -109,9 +109,7 @@ def gaussian_blur(
       UserError: a value out of its range, low above high, a kernel size that is no odd positive integer; when
         applied, an image too small to be mirrored.
     """
-    if kernel_size is not None and (
-        not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0
-    ):
+    if kernel_size is not None and (not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0):
         raise UserError(f"gaussian_blur.kernel_size is {kernel_size!r}, expected an odd positive integer")
 
     def draw(u: Array, hyper: Hyper) -> Drawn:
@@ -207,9 +205,7 @@ def erased_box(drawn: Drawn, height: int, width: int) -> Array:
     return jnp.stack([top, left, box_height, box_width])
 
 
-def _gated(
-    name: str, probability: float, change: Callable[[Array], Array], pointwise: bool = False
-) -> Transform:
+def _gated(name: str, probability: float, change: Callable[[Array], Array], pointwise: bool = False) -> Transform:
     def draw(u: Array, hyper: Hyper) -> Drawn:
         return {"applied": u[0] < hyper["probability"]}
 

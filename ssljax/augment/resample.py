@@ -25,9 +25,7 @@ def scale_and_shift(scale_x: Array, scale_y: Array, x: Array, y: Array) -> Array
     return matrix(scale_x, zero, x, zero, scale_y, y)
 
 
-def about_centre(
-    linear: tuple[Array, Array, Array, Array], canvas: Array, shift_x: Array, shift_y: Array
-) -> Array:
+def about_centre(linear: tuple[Array, Array, Array, Array], canvas: Array, shift_x: Array, shift_y: Array) -> Array:
     """The matrix that undoes a shift, then applies `linear` (xx, xy, yx, yy) about the canvas' centre."""
     xx, xy, yx, yy = linear
     centre_y, centre_x = canvas[0] / 2, canvas[1] / 2

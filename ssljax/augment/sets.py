@@ -82,9 +82,7 @@ _ALL = (
         "cifar",
         (
             _SOLO_CROP,
-            color_jitter(
-                probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, hue_probability=0.8
-            ),
+            color_jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, hue_probability=0.8),
             _SOLO_FLIP,
         ),
         description="Paper 1, D.1, natural images: crop, jitter whose hue has a probability of its own, flip;"
@@ -142,8 +140,7 @@ _ALL = (
         "solo_ressl",
         _solo(_MILD, _BLUR),
         (_SOLO_CROP, _SOLO_FLIP),
-        description="solo-learn's CIFAR set of ReSSL: a strong view 1 for the student, crop and flip for the "
-        "target.",
+        description="solo-learn's CIFAR set of ReSSL: a strong view 1 for the student, crop and flip for the target.",
     ),
     transform_set(
         "fork",

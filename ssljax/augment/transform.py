@@ -104,9 +104,7 @@ def build(
     """A `Transform` whose defaults have been checked against their ranges."""
     every = {"probability": PROBABILITY, **ranges}
     values = check_values(name, every, defaults)
-    return Transform(
-        name, values, every, dict(options or {}), numbers, draw, apply, pointwise, channels, geometry
-    )
+    return Transform(name, values, every, dict(options or {}), numbers, draw, apply, pointwise, channels, geometry)
 
 
 def check_values(
@@ -141,9 +139,7 @@ def check_values(
     for parameter, low in checked.items():
         upper = parameter.removesuffix("low") + "high"
         if parameter.endswith("low") and low > checked.get(upper, math.inf):
-            raise UserError(
-                f"{prefix}{name}.{parameter} is {low:g}, expected at most {upper}={checked[upper]:g}"
-            )
+            raise UserError(f"{prefix}{name}.{parameter} is {low:g}, expected at most {upper}={checked[upper]:g}")
     return checked
 
 

@@ -41,8 +41,7 @@ def in_memory(name: str, contents: Contents, validation_fraction: float) -> Data
                 array.flags.writeable = False
         splits[split] = part
     digests = {
-        split: [array if array is None else content_of(array) for array in part]
-        for split, part in splits.items()
+        split: [array if array is None else content_of(array) for array in part] for split, part in splits.items()
     }
     mean, std = channel_statistics(splits["train"].images)
     return Dataset(name, splits, contents.class_names, mean, std, fingerprint(digests, contents.class_names))

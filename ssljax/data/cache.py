@@ -225,8 +225,7 @@ def check_room(folder: str, needed: int) -> None:
 
 def _unwritable(folder: str, why: str) -> UserError:
     return UserError(
-        f"cannot write the image cache {folder}: {why}; "
-        "make room, or set SSLJAX_CACHE or cache_dir to another folder"
+        f"cannot write the image cache {folder}: {why}; make room, or set SSLJAX_CACHE or cache_dir to another folder"
     )
 
 

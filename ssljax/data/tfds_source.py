@@ -163,8 +163,7 @@ def _image(data: bytes, channels: int | None, image_size: int, where: str) -> np
 
 def _damaged(name: str, place: Any, error: Exception) -> UserError:
     return UserError(
-        f"data set '{name}': damaged files in {place} ({_first_line(error)}); "
-        "delete that folder and prepare it again"
+        f"data set '{name}': damaged files in {place} ({_first_line(error)}); delete that folder and prepare it again"
     )
 
 
@@ -231,9 +230,7 @@ def _reason(error: BaseException, request: Request) -> str:
 def _unknown(name: str, known: Sequence[str], root: str) -> UserError:
     bare = name.lower().partition(":")[0]
     near = difflib.get_close_matches(bare, ["digits", "folder", "npz", *known], n=1)
-    hint = (
-        f"did you mean '{near[0]}'?" if near else "expected digits, folder:DIR, npz:FILE or a tfds set's name"
-    )
+    hint = f"did you mean '{near[0]}'?" if near else "expected digits, folder:DIR, npz:FILE or a tfds set's name"
     path = os.path.expanduser(name)
     if os.path.exists(path):
         hint = f"did you mean '{'folder' if os.path.isdir(path) else 'npz'}:{name}'?"

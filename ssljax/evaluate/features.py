@@ -46,9 +46,7 @@ def extract(trained: Trained, images: np.ndarray, *, image_size: int, batch_size
     return np.concatenate(parts, axis=1)
 
 
-def transformed(
-    trained: Trained, transforms: str, image_size: int
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def transformed(trained: Trained, transforms: str, image_size: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Features of freshly transformed training images: (indices [runs, batch], keys [runs]) -> [runs, batch, dim].
 
     Args:

@@ -53,9 +53,7 @@ def knn_scores(
             f"k-NN: given features of {queries.shape[1]} dimensions, expected {bank.shape[1]} as in training"
         )
     if labels.min() < 0 or labels.max() >= n_classes:
-        raise UserError(
-            f"k-NN: given labels from {labels.min()} to {labels.max()}, expected 0 to {n_classes - 1}"
-        )
+        raise UserError(f"k-NN: given labels from {labels.min()} to {labels.max()}, expected 0 to {n_classes - 1}")
     if k < 1 or not temperature > 0:
         raise UserError(f"k-NN: given k={k}, temperature={temperature}, expected k >= 1 and temperature > 0")
 

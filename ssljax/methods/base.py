@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     """What a loss sees: the views in the order of the plan, each [batch, size, size, channels], and the images' indices."""
 
     views: tuple[jax.Array, ...]
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # also a method of tuple, which nobody calls on a batch
 
 
 class Method(NamedTuple):

@@ -28,7 +28,7 @@ _SOLO = dict(learning_rate=0.3, weight_decay=1e-4, temperature=0.2, hidden_dim=2
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {**_SOLO, "tau_base": 0.99, "tau_final": 0.999},
     "solo": {**_SOLO, "tau_base": 0.99, "tau_final": 0.999, "optimizer": "sgd", "transforms": "solo_sym_weak"},
-    "digits": dict(temperature=0.1, hidden_dim=128, output_dim=64, queue_size=1024, tau_base=0.99, tau_final=0.999),
+    "digits": dict(temperature=0.2, hidden_dim=128, output_dim=64, queue_size=1024, tau_base=0.99, tau_final=0.999),
 }
 
 
@@ -61,9 +61,7 @@ def make(config: Any, backbone: nn.Module, total_steps: int) -> Method:
         keys, target_stats = jax.lax.stop_gradient(network.project(target["params"], target["stats"], batch.views))
         k1, k2 = keys = losses.normalize(keys)
         temperature = hyper["temperature"]
-        value = (
-            losses.info_nce(q1, k2, queue[1], temperature) + losses.info_nce(q2, k1, queue[0], temperature)
-        ) / 2
+        value = (losses.info_nce(q1, k2, queue[1], temperature) + losses.info_nce(q2, k1, queue[0], temperature)) / 2
         start = (step * config.batch_size) % config.queue_size
         queue = jax.lax.dynamic_update_slice(queue, keys, (0, start, 0))
         return value, (stats, {"target": {**target, "stats": target_stats}, "queue": queue}, {})

@@ -1,7 +1,7 @@
 """A backbone and a projector as pure functions over explicit parameters: the part that every method shares."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def encoder_with_head(backbone: nn.Module, head: nn.Module) -> Network:
         return params, variables.get("batch_stats", {})
 
     def project(params: Tree, stats: Tree, views: tuple[jax.Array, ...]) -> tuple[jax.Array, Tree]:
-        def one(stats: Tree, images: jax.Array) -> tuple[jax.Array, Tree]:
+        def one(stats: Tree, images: jax.Array) -> tuple[Any, Tree]:
             variables = {"params": params["backbone"], "batch_stats": stats}
             features, updated = backbone.apply(variables, images, train=True, mutable=["batch_stats"])
             return head.apply({"params": params["projector"]}, features), updated.get("batch_stats", {})
@@ -44,7 +44,7 @@ def encoder_with_head(backbone: nn.Module, head: nn.Module) -> Network:
         return apply_views(one, stats, jnp.stack(views))
 
     def encode(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
-        variables = {"params": params["backbone"], "batch_stats": stats}
-        return backbone.apply(variables, images, train=False)
+        features: Any = backbone.apply({"params": params["backbone"], "batch_stats": stats}, images, train=False)
+        return features
 
     return Network(init, project, encode)

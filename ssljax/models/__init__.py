@@ -14,7 +14,8 @@ from ssljax.models.layers import BN_MOMENTUM, CONVOLUTIONS, Linear
 from ssljax.models.resnet import ResNet
 from ssljax.models.vgg import PLANS, VGG
 
-__all__ = ["BACKBONES", "Linear", "Projector", "ResNet", "VGG", "apply_views", "backbone"]
+__all__ = ["BACKBONES", "VGG", "Linear", "Projector", "ResNet", "apply_views", "backbone"]
+
 
 def _vgg(depth: int, normalise: bool = False) -> Callable[..., nn.Module]:
     def make(*, stem: str, stem_padding: int, **common: Any) -> nn.Module:

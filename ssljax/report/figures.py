@@ -162,9 +162,7 @@ def display_image(image: NDArray[Any]) -> NDArray[np.floating]:
     return pixels[..., :3]
 
 
-def views_sheet(
-    path: str | os.PathLike[str], originals: NDArray[Any], views: NDArray[Any], title: str
-) -> Path:
+def views_sheet(path: str | os.PathLike[str], originals: NDArray[Any], views: NDArray[Any], title: str) -> Path:
     """What a transform set does: a row an image, the original first and then its views.
 
     Args:
@@ -242,9 +240,7 @@ def _mosaic(axis: Axes, rows: Sequence[Sequence[NDArray[Any] | None]]) -> None:
     axis.spines[:].set_visible(False)
 
 
-def loss_curves(
-    path: str | os.PathLike[str], metrics: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
-) -> Path:
+def loss_curves(path: str | os.PathLike[str], metrics: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Path:
     """Training loss by epoch, a panel a program: a thin line each run, and the mean of those that last.
 
     A cross marks where a run diverged; it is not part of the mean.

@@ -130,8 +130,7 @@ def _small(text: str) -> str:
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
     """A two-column table of names and what they are."""
     lines = (
-        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>'
-        for name, value in rows
+        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>' for name, value in rows
     )
     return f'<div class="scroll"><table class="words"><tbody>{"".join(lines)}</tbody></table></div>'
 

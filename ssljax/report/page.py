@@ -103,9 +103,7 @@ def _diverged(study: Workdir) -> str:
     if not runs:
         return ""
     lead = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} diverged:"
-    text = (
-        f"{'; '.join(runs)}. A diverged run is frozen and left out of the tables; the others are untouched."
-    )
+    text = f"{'; '.join(runs)}. A diverged run is frozen and left out of the tables; the others are untouched."
     return frame.box(frame.paragraph(text, lead), "warning")
 
 
@@ -125,9 +123,7 @@ def _table(rows: Sequence[tables.Row], targets: tables.Targets) -> str:
             cells.append(text)
         rule = not row.learned and all(line.rule is False for line in lines)
         lines.append(frame.TableRow("\n".join(label), [*cells, str(len(row.runs) or "")], rule))
-    caption = (
-        "Mean ± standard deviation over seeds. All measures are in table.csv, and run by run in results.csv."
-    )
+    caption = "Mean ± standard deviation over seeds. All measures are in table.csv, and run by run in results.csv."
     missing = [c.title for c in tables.TABLE1 if not any(c.key in row.stats for row in rows)]
     if missing:
         caption += f" Not evaluated: {', '.join(missing)}."
@@ -195,9 +191,7 @@ def _views(study: Workdir, titles: Mapping[str, str]) -> str:
         return frame.section(heading, frame.paragraph("No sheet of views was drawn."))
     trained = {row["program"]: None for row in study.metrics if row["program"] in sheets}
     parts = [
-        frame.figure(
-            sheets[program], f"{titles.get(program, program)}: originals, and views of them to train on."
-        )
+        frame.figure(sheets[program], f"{titles.get(program, program)}: originals, and views of them to train on.")
         for program in dict.fromkeys([*trained, *sorted(sheets)])
     ]
     return frame.section(heading, frame.columns(parts))
@@ -247,10 +241,7 @@ def _classes(study: Workdir, class_names: Sequence[str]) -> str:
     evaluation = "linear" if "linear" in evaluations else next(iter(evaluations))
     labels = [tables.full_label(label) for label in tables.labels(rows)]
     nothing = tables.Stat(np.nan, None, 0)
-    stats = [
-        [row.stats.get((evaluation, "label", name, "accuracy"), nothing) for name in class_names]
-        for row in rows
-    ]
+    stats = [[row.stats.get((evaluation, "label", name, "accuracy"), nothing) for name in class_names] for row in rows]
     means = [np.array([stat.mean for stat in line]) for line in stats]
     deviations = [np.array([np.nan if s.deviation is None else s.deviation for s in line]) for line in stats]
     path = figures.per_class_figure(
@@ -260,8 +251,7 @@ def _classes(study: Workdir, class_names: Sequence[str]) -> str:
         f"{evaluation} accuracy (share of the class's images)",
     )
     lines = [
-        frame.TableRow(name, [tables.cell(line[i], line[i].n) for line in stats])
-        for i, name in enumerate(class_names)
+        frame.TableRow(name, [tables.cell(line[i], line[i].n) for line in stats]) for i, name in enumerate(class_names)
     ]
     caption = (
         f"Share of each class's held-out images that the {evaluation} evaluation gets right: mean and one "

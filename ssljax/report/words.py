@@ -120,9 +120,7 @@ def _gains(row: Row, rows: Sequence[Row]) -> str:
         if parts:
             sentences.append(f"{measure.subject} {' and '.join(parts)}.")
         else:
-            sentences.append(
-                f"{measure.subject}: {measure.name} {number(value.mean)}, nothing to compare with."
-            )
+            sentences.append(f"{measure.subject}: {measure.name} {number(value.mean)}, nothing to compare with.")
     return " ".join(sentences) or "None of AMI, linear and k-NN accuracy was measured."
 
 
@@ -178,7 +176,5 @@ def _chance(row: Row, name: str) -> Paragraph:
     if abs(value.mean) < CHANCE:
         text += "about 0, as chance should."
     else:
-        text += (
-            "not about 0 as chance should, so there are too few images for these AMI values to be trusted."
-        )
+        text += "not about 0 as chance should, so there are too few images for these AMI values to be trusted."
     return Paragraph(f"{name}.", text)

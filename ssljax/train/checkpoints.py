@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ class Checkpoints:
         """
         # A copy: the step donates its state, and on CPU a host view of it would be the very buffer that is reused.
         copy = jax.tree.map(lambda x: np.array(x, copy=True), state)
+        needed, free = sum(x.nbytes for x in jax.tree.leaves(copy)), shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"{self.folder}: the disk is full: a checkpoint takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
+                "make room and run the same command again"
+            )
         with _as_user_error(self.folder):
             self._manager.save(epoch, args=ocp.args.StandardSave(copy))
 

@@ -47,16 +47,22 @@ def resident(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) ->
     )
 
 
-def prepare(config: Config, runs: Sequence[Run], data: Data) -> Trained:
-    """The runs of a resolved config before their first step.
+def program_of(config: Config, count: int, channels: int) -> Program:
+    """The functions of one run of a resolved config on `count` images.
 
     Raises:
       UserError: fewer images than a batch, or settings that do not fit each other.
     """
-    count, channels = data.images.shape[0], data.images.shape[-1]
     if count < config.batch_size:
-        raise UserError(f"--batch_size: {config.batch_size} is more than the {count} training images of {config.dataset}")
-    program = make_program(config, count, channels)
+        raise UserError(
+            f"--batch_size: {config.batch_size} is more than the {count} training images of {config.dataset}"
+        )
+    return make_program(config, count, channels)
+
+
+def prepare(config: Config, runs: Sequence[Run], data: Data) -> Trained:
+    """The runs of a resolved config before their first step; errors as `program_of`."""
+    program = program_of(config, data.images.shape[0], data.images.shape[-1])
     hyper = sweeps.stack([sweeps.hyper(config, run) for run in runs])
     place = _over_devices(len(runs))
     hyper = jax.device_put(hyper, place) if place else hyper
@@ -120,7 +126,9 @@ def pretrain(
         if start:
             log.info("%s: resuming after epoch %d of %d", name, start, config.epochs)
         if start < config.epochs:
-            state = _epochs(config, trained._replace(state=state), name, start, store, metrics_file, tensorboard, progress)
+            state = _epochs(
+                config, trained._replace(state=state), name, start, store, metrics_file, tensorboard, progress
+            )
     finally:
         store.close()
     return trained._replace(state=state, epoch=config.epochs)
@@ -189,10 +197,17 @@ def _epochs(
             _append(metrics_file, rows)
             writers.write(rows)
             for run in (r for r, before, now in zip(runs, was_alive, alive) if before and not now):
-                log.warning("%s: run %s diverged in epoch %d (loss or gradient not finite) and is frozen", name, run.name, epoch + 1)
+                log.warning(
+                    "%s: run %s diverged in epoch %d (loss or gradient not finite) and is frozen",
+                    name,
+                    run.name,
+                    epoch + 1,
+                )
             losses = [row["loss"] for row in rows if row["loss"] is not None]
             shown = f"{np.mean(losses):.3f}" if losses else "diverged"
-            bar.set_postfix_str(f"epoch {epoch + 1}/{config.epochs}, loss {shown}, {speed:,.0f} images/s", refresh=False)
+            bar.set_postfix_str(
+                f"epoch {epoch + 1}/{config.epochs}, loss {shown}, {speed:,.0f} images/s", refresh=False
+            )
             last = epoch + 1 == config.epochs or not alive.any()
             if last or (epoch + 1) % config.checkpoint_every == 0:
                 store.save(config.epochs if last else epoch + 1, state)

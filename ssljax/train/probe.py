@@ -59,7 +59,7 @@ def fit(
             "bias": jax.random.uniform(bias_key, (n_classes,), minval=-bound, maxval=bound),
         }
 
-    def key_of(seed: jax.Array, epoch: jax.Array) -> jax.Array:
+    def key_of(seed: jax.Array, epoch: jax.Array | int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(seed), 1 + epoch)
 
     def loss(head: Any, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -70,29 +70,31 @@ def fit(
         updates, state = optimizer.update(jax.grad(loss)(head, x, y), state)
         return optax.apply_updates(head, updates), state
 
-    def batches(seed: jax.Array, epoch: jax.Array) -> jax.Array:
+    def batches(seed: jax.Array, epoch: jax.Array | int) -> jax.Array:
         order = jax.random.permutation(key_of(seed, epoch), n)
         return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
 
     @partial(jax.jit, donate_argnums=(0, 1))
-    def epoch_on_fixed(head: Any, state: Any, seeds: jax.Array, epoch: jax.Array) -> tuple[Any, Any]:
+    def epoch_on_fixed(head: Any, state: Any, seeds: jax.Array, epoch: jax.Array | int) -> tuple[Any, Any]:
         def one(head: Any, state: Any, seed: jax.Array, own: jax.Array) -> tuple[Any, Any]:
             return jax.lax.scan(
-                lambda carry, index: (step(*carry, own[index], targets[index]), None), (head, state), batches(seed, epoch)
+                lambda carry, index: (step(*carry, own[index], targets[index]), None),
+                (head, state),
+                batches(seed, epoch),
             )[0]
 
-        return jax.vmap(one)(head, state, seeds, fixed)
+        return jax.vmap(one)(head, state, seeds, fixed)  # type: ignore[arg-type]
 
-    seeds = jnp.asarray(seeds, jnp.uint32)
-    head = jax.vmap(start)(seeds)
+    keys_from = jnp.asarray(seeds, jnp.uint32)
+    head = jax.vmap(start)(keys_from)
     state = jax.vmap(optimizer.init)(head)
     steps = jax.jit(jax.vmap(step), donate_argnums=(0, 1))
     for epoch in range(epochs):
         if fixed is not None:
-            head, state = epoch_on_fixed(head, state, seeds, epoch)
+            head, state = epoch_on_fixed(head, state, keys_from, epoch)
             continue
-        index = jax.vmap(batches, in_axes=(0, None))(seeds, epoch)
-        keys = jax.vmap(key_of, in_axes=(0, None))(seeds, epoch)
+        index = jax.vmap(batches, in_axes=(0, None))(keys_from, epoch)
+        keys = jax.vmap(key_of, in_axes=(0, None))(keys_from, epoch)
         for i in range(per_epoch):
             own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
             head, state = steps(head, state, features(index[:, i], own), targets[index[:, i]])  # type: ignore[operator]

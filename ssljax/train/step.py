@@ -4,6 +4,7 @@ No random state is stored: keys are derived from seed, step and purpose, so a re
 """
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -203,7 +204,7 @@ def over_runs(function: Callable[..., Any], axes: tuple[int | None, ...], how: s
     def unrolled(*args: Any) -> Any:
         batched, join = split(args)
         count = len(jax.tree.leaves(batched)[0])
-        results = [function(*join(jax.tree.map(lambda x: x[i], batched))) for i in range(count)]
+        results = [function(*join(jax.tree.map(itemgetter(i), batched))) for i in range(count)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
     return mapped if how == "map" else unrolled

@@ -24,9 +24,7 @@ def rgb8() -> np.ndarray:
 def over_factors(name: str, image8: np.ndarray) -> np.ndarray:
     apply = TRANSFORMS[name]().apply
     image = jnp.asarray(image8, jnp.float32) / 255
-    return np.asarray(
-        jax.jit(jax.vmap(lambda f: apply(image, {"factor": f})))(jnp.asarray(FACTORS, jnp.float32))
-    )
+    return np.asarray(jax.jit(jax.vmap(lambda f: apply(image, {"factor": f})))(jnp.asarray(FACTORS, jnp.float32)))
 
 
 def shifted(image: np.ndarray, turn: float) -> np.ndarray:
@@ -118,9 +116,7 @@ def test_jitter_does_its_parts_in_the_drawn_order(rgb8):
 def drawn_jitter(n: int = 6000, **given):
     transform = TRANSFORMS["color_jitter"](**given)
     keys = jax.random.split(jax.random.key(3), n)
-    return jax.tree.map(
-        np.asarray, jax.jit(jax.vmap(lambda k: transform.sample(k, transform.defaults)))(keys)
-    )
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda k: transform.sample(k, transform.defaults)))(keys))
 
 
 def test_jitter_draws_what_torchvision_draws():

@@ -115,9 +115,7 @@ def test_order_of_whole_image_operations_is_kept():
 
 def test_flips_never_force_a_resampling():
     image = jnp.asarray(np.random.default_rng(0).random((9, 9, 1)), jnp.float32)
-    view = view_of(
-        "horizontal_flip(probability=1)+color_inversion(probability=1)+vertical_flip(probability=1)"
-    )
+    view = view_of("horizontal_flip(probability=1)+color_inversion(probability=1)+vertical_flip(probability=1)")
     got = augment.apply_view(view, jax.random.key(0), image[None], defaults(view), image_size=9)
     np.testing.assert_array_equal(got[0], 1 - image[::-1, ::-1])
 
@@ -155,9 +153,7 @@ def test_images_may_have_a_run_axis_too():
 
 
 def test_a_returning_transform_gets_a_suffix_and_draws_of_its_own():
-    chosen = transform_set(
-        "twice", [TRANSFORMS["rotation"](degrees=5.0), TRANSFORMS["rotation"](degrees=9.0)]
-    )
+    chosen = transform_set("twice", [TRANSFORMS["rotation"](degrees=5.0), TRANSFORMS["rotation"](degrees=9.0)])
     values = augment.hyper(chosen)
     assert values["view1"] == values["view2"]
     assert values["view1"]["rotation"] == {"probability": 1.0, "degrees": 5.0}
@@ -170,9 +166,7 @@ def test_a_returning_transform_gets_a_suffix_and_draws_of_its_own():
 def test_colour_on_one_or_two_channels_is_an_error():
     view = view_of("rotation+grayscale")
     for channels in (1, 2, 4):
-        with pytest.raises(
-            UserError, match=f"transform 'grayscale' got images of {channels} channels, expected 3"
-        ):
+        with pytest.raises(UserError, match=f"transform 'grayscale' got images of {channels} channels, expected 3"):
             augment.check(view, channels)
         images = jnp.zeros((2, 8, 8, channels))
         with pytest.raises(UserError, match="grayscale"):

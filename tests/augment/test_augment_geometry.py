@@ -36,9 +36,7 @@ def draws(transform, n=4000, seed=7, **values):
 def pillow_crop(image, top, left, height, width, size) -> np.ndarray:
     box = (left, top, left + width, top + height)
     planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(image, -1, 0)]
-    return np.stack(
-        [np.asarray(p.resize(size[::-1], Image.Resampling.BILINEAR, box=box)) for p in planes], -1
-    )
+    return np.stack([np.asarray(p.resize(size[::-1], Image.Resampling.BILINEAR, box=box)) for p in planes], -1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -145,9 +143,7 @@ def test_flips_are_exact_as_arrays_and_as_matrices(name, axis):
 def test_plain_resize_matches_pillow(given, wanted):
     image = noise(given, seed=5)
     to_image = resample.resize_matrix(jnp.array(given, jnp.float32), wanted)
-    got = jax.jit(resample.sample, static_argnums=(2, 3))(
-        jnp.asarray(image, jnp.float32), to_image, wanted, True
-    )
+    got = jax.jit(resample.sample, static_argnums=(2, 3))(jnp.asarray(image, jnp.float32), to_image, wanted, True)
     np.testing.assert_allclose(got, pillow_crop(image, 0, 0, *given, wanted), atol=1e-5)
 
 

@@ -45,9 +45,7 @@ def test_solarize_matches_pillow_at_every_threshold(rgb8):
 
 
 def test_solarize_inverts_its_threshold_itself():
-    got = TRANSFORMS["solarize"]().apply(
-        as_float(np.array([[[127], [128], [129]]])), {**ON, "threshold": 128 / 255}
-    )
+    got = TRANSFORMS["solarize"]().apply(as_float(np.array([[[127], [128], [129]]])), {**ON, "threshold": 128 / 255})
     np.testing.assert_array_equal(as_bytes(got)[0, :, 0], [127, 127, 126])
 
 
@@ -144,9 +142,6 @@ def test_erasing_draws_area_and_ratio():
     drawn = jax.tree.map(np.asarray, drawn)
     assert stats.kstest(drawn["area"].ravel(), stats.uniform(0.02, 0.28).cdf).pvalue > 1e-3
     log_low, log_high = np.log(0.3), np.log(3.3)
-    assert (
-        stats.kstest(np.log(drawn["ratio"]).ravel(), stats.uniform(log_low, log_high - log_low).cdf).pvalue
-        > 1e-3
-    )
+    assert stats.kstest(np.log(drawn["ratio"]).ravel(), stats.uniform(log_low, log_high - log_low).cdf).pvalue > 1e-3
     for place in ("x", "y"):
         assert stats.kstest(drawn[place], stats.uniform().cdf).pvalue > 1e-3

@@ -41,9 +41,7 @@ def test_every_transform(name):
         values = {name: {**transform.defaults, "probability": probability}}
         return augment.apply_view((transform,), jax.random.key(1), images, values, image_size=18)
 
-    never, sometimes, always = np.asarray(
-        jax.jit(jax.vmap(run, (0, None)))(jnp.array([0.0, 0.5, 1.0]), images)
-    )
+    never, sometimes, always = np.asarray(jax.jit(jax.vmap(run, (0, None)))(jnp.array([0.0, 0.5, 1.0]), images))
     given = np.asarray(images)
     np.testing.assert_array_equal(never, given)
     changed = (always != given).any((1, 2, 3))
@@ -70,10 +68,7 @@ def test_every_set_is_deterministic_and_in_range(name):
     def run(key):
         # Views that are alike are compiled once.
         views = range(1 if chosen.views[0] == chosen.views[1] else 2)
-        return [
-            augment.apply_view(chosen.views[v], key, images, values[f"view{v + 1}"], image_size=16)
-            for v in views
-        ]
+        return [augment.apply_view(chosen.views[v], key, images, values[f"view{v + 1}"], image_size=16) for v in views]
 
     first, again, other = run(jax.random.key(0)), run(jax.random.key(0)), run(jax.random.key(1))
     for a, b, c in zip(first, again, other):

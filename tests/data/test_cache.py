@@ -187,9 +187,7 @@ def test_leftovers_of_a_killed_process_go(root):
 def test_two_processes_at_once(root):
     call = f"data.load('npz:{root}/set.npz', cache_dir='{root}/cache')"
     code = f"from ssljax import data; print({call}.fingerprint)"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     prints = {process.communicate(timeout=60)[0].strip() for process in both}
     assert [process.returncode for process in both] == [0, 0]
     assert prints == {load(root).fingerprint}

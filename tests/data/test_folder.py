@@ -187,9 +187,7 @@ def test_bad_folders(tmp_path, load):
     (tmp_path / "bad" / "a").mkdir(parents=True)
     for i in range(3):
         (tmp_path / "bad" / "a" / f"{i}.jpg").write_bytes(b"nothing")
-    with pytest.raises(
-        UserError, match="no image of train can be read; .* 3 of 3 images .* a/0.jpg, a/1.jpg"
-    ):
+    with pytest.raises(UserError, match="no image of train can be read; .* 3 of 3 images .* a/0.jpg, a/1.jpg"):
         load(f"folder:{tmp_path}/bad")
     put(str(tmp_path / "one" / "a" / "1.png"))
     with pytest.raises(UserError, match="1 train images are too few to hold out 0.2"):

@@ -86,9 +86,7 @@ def test_cmyk_becomes_rgb():
 
 def test_alpha_is_dropped_not_blended():
     alpha = RANDOM.integers(0, 256, (5, 7, 1), np.uint8)
-    np.testing.assert_array_equal(
-        decode(encoded(np.concatenate([COLOUR, alpha], -1), format="PNG"), "a"), COLOUR
-    )
+    np.testing.assert_array_equal(decode(encoded(np.concatenate([COLOUR, alpha], -1), format="PNG"), "a"), COLOUR)
     two = Image.fromarray(np.concatenate([GREY[..., None], alpha], -1), "LA")
     np.testing.assert_array_equal(decode(encoded(two, format="PNG"), "a"), GREY[..., None])
 

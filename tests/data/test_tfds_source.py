@@ -156,9 +156,7 @@ def records(values, heights=None, labels=None):
 
 
 def test_first_image_and_label_features_and_validation_as_test(tmp_path, load, features):
-    prepare(
-        tmp_path / "tfds", "small", features, {"train": records([1, 2, 3]), "validation": records([9, 8])}
-    )
+    prepare(tmp_path / "tfds", "small", features, {"train": records([1, 2, 3]), "validation": records([9, 8])})
     found = load("small")
     assert list(found.splits) == ["train", "test"] and found.class_names == ("dog", "owl")
     assert found.splits["train"].images[:, 0, 0].tolist() == [[1, 0, 254], [2, 0, 253], [3, 0, 252]]
@@ -193,9 +191,7 @@ def test_sets_without_labels_or_of_mixed_sizes(tmp_path, load, features):
 
     mixed = {"train": records([5, 6], [4, 7]), "test": records([7], [9])}
     prepare(tmp_path / "tfds", "mixed", features, mixed)
-    with pytest.raises(
-        UserError, match=r"mixed train\[1\] is 5x7 .*mixed train\[0\] is 5x4 .*set image_size"
-    ):
+    with pytest.raises(UserError, match=r"mixed train\[1\] is 5x7 .*mixed train\[0\] is 5x4 .*set image_size"):
         load("mixed")
     found = load("mixed", image_size=3)
     assert found.splits["train"].images[:, 1, 1, 0].tolist() == [5, 6]

@@ -28,9 +28,7 @@ class Study(NamedTuple):
 
 def _features(kind: str, pixels: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if kind == "mnist_first":  # the digit, with some noise
-        return np.concatenate([np.eye(10)[labels] * 3, pixels[:, :16]], 1) + rng.normal(
-            0, 0.5, (len(labels), 26)
-        )
+        return np.concatenate([np.eye(10)[labels] * 3, pixels[:, :16]], 1) + rng.normal(0, 0.5, (len(labels), 26))
     if kind == "mnist_second":  # how much ink and where, whatever the digit
         ink = pixels.sum(1, keepdims=True) / 4
         return np.concatenate([ink, np.sqrt(pixels.var(1, keepdims=True)) * 5], 1) + rng.normal(
@@ -63,9 +61,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
                 "transforms": kind if kind.startswith("mnist") else "",
             }
             scores = knn_scores(features[:600], labels[:600], features[600:], n_classes=10)
-            rows, clusters = clustering_measurements(
-                features[600:], labels[600:], n_clusters=10, random_state=seed
-            )
+            rows, clusters = clustering_measurements(features[600:], labels[600:], n_clusters=10, random_state=seed)
             for evaluation in ("linear", "knn"):
                 overall, by_class = classification(evaluation, scores, labels[600:], NAMES)
                 rows = rows + overall
@@ -106,7 +102,5 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
                     row |= {"loss": float("nan"), "diverged": True}
                 lines.append(json.dumps(row))
     (path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"program": "cut sho')
-    (path / "run.json").write_text(
-        json.dumps({"versions": {"jax": "0.10.2"}, "device": "cpu", "seconds": 101.25})
-    )
+    (path / "run.json").write_text(json.dumps({"versions": {"jax": "0.10.2"}, "device": "cpu", "seconds": 101.25}))
     return Study(path, images, results, per_class)

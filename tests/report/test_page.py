@@ -149,9 +149,7 @@ def test_figures_are_inside_and_beside(study, read):
     _, reader = read
     # t-SNE, two sheets of views, three of clusters, losses, classes
     assert len(reader.images) == 8
-    assert all(
-        image["src"].startswith("data:image/png;base64,iVBOR") and image["alt"] for image in reader.images
-    )
+    assert all(image["src"].startswith("data:image/png;base64,iVBOR") and image["alt"] for image in reader.images)
     found = {path.name for path in (study.path / "figures").iterdir()}
     assert {"tsne.png", "loss.png", "per_class.png", "views_mnist_first.png"} <= found
     assert sum(name.startswith("clusters_") for name in found) == 3
@@ -173,9 +171,7 @@ def test_no_labels_and_no_kmeans(study, tmp_path):
         path = tmp_path / str(kmeans)
         (path / "artifacts").mkdir(parents=True)
         with np.load(study.path / "artifacts" / "mnist_second.npz") as file:
-            kept = {
-                k: file[k] for k in file if k != "labels" and (kmeans or k not in ("clusters", "distance"))
-            }
+            kept = {k: file[k] for k in file if k != "labels" and (kmeans or k not in ("clusters", "distance"))}
         np.savez(path / "artifacts" / "mnist_second.npz", **kept)
         write_results(path / "results.csv", results)
         _, reader = page_of(path, study.images, class_names=[])

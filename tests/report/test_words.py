@@ -59,18 +59,13 @@ def test_accuracy_is_told_as_often():
     ]
     text = told(*rows)["mine."]
     assert "probe is right less often than on raw pixels (top-1 .900, −.050)." in text
-    assert (
-        "vote is right more often than on raw pixels (top-1 .700, +.100) and about as often as on the" in text
-    )
+    assert "vote is right more often than on raw pixels (top-1 .700, +.100) and about as often as on the" in text
     assert "AMI" not in text
 
 
 def test_baselines_belong_to_the_data_set():
     rows = [row("byol", "mine", "cells", ami=0.5), row("pixels", dataset="digits", ami=0.1)]
-    assert (
-        told(*rows)["mine (cells)."]
-        == "Its clusters agree with the labels: AMI .500, nothing to compare with."
-    )
+    assert told(*rows)["mine (cells)."] == "Its clusters agree with the labels: AMI .500, nothing to compare with."
 
 
 def test_range_over_the_sets():

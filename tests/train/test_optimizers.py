@@ -83,7 +83,9 @@ def test_lars_takes_the_plain_gradient_where_a_norm_is_zero():
 def test_schedule_warms_up_linearly_and_falls_by_a_cosine():
     total, warmup, peak = 100, 10, 0.4
     steps = np.arange(total + 1)
-    actual = jax.vmap(lambda s: optimizers.learning_rate(jnp.float32(peak), s, total_steps=total, warmup_steps=warmup))(steps)
+    actual = jax.vmap(lambda s: optimizers.learning_rate(jnp.float32(peak), s, total_steps=total, warmup_steps=warmup))(
+        steps
+    )
     expected = np.where(
         steps < warmup,
         3e-5 + (peak - 3e-5) * steps / warmup,

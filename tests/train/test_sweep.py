@@ -1,4 +1,4 @@
-"""A sweep is its runs: one batched program gives, run for run, what single runs give; seeds differ; a diverged run harms no other."""
+"""A sweep is its runs: one batched program gives, run for run, what single runs give; seeds differ."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ TOLERANCE = dict(rtol=2e-3, atol=2e-4)
 def train(config, steps=STEPS):
     """A few steps of a config's runs, without a workdir: (state, losses [steps, runs])."""
     program = pipeline.plan([config])[0]
-    trained = pipeline._before(program)
+    trained = pipeline.untrained(program)
     step = loop.sweep_step(program.config, trained.program, 1)
     order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
     state, losses = trained.state, []
@@ -29,7 +29,15 @@ def train(config, steps=STEPS):
     return state, np.stack(losses), program.runs
 
 
-ADDRESSES = ["learning_rate", "weight_decay", "momentum", "temperature", "tau.base", "rotation.degrees", "color_inversion.probability"]
+ADDRESSES = [
+    "learning_rate",
+    "weight_decay",
+    "momentum",
+    "temperature",
+    "tau.base",
+    "rotation.degrees",
+    "color_inversion.probability",
+]
 VALUES = {
     "learning_rate": "0.01,0.2", "weight_decay": "0,0.1", "momentum": "0.9,0", "temperature": "0.1,1", "tau.base": "0,0.9",
     "rotation.degrees": "0,180", "color_inversion.probability": "0,1",
@@ -40,10 +48,14 @@ VALUES = {
 def test_a_sweep_equals_single_runs(tiny, method):
     """Every hyper-parameter of the method, and the seed, differ between the runs of one program."""
     base = tiny(method=method, optimizer="sgd", learning_rate=0.05, seeds=(5,))
-    own = [a for a in ADDRESSES if a in {"learning_rate", "weight_decay", "momentum", *METHODS[method].HYPER} or a.count("_") or "." in a]
+    own = [
+        a
+        for a in ADDRESSES
+        if a in {"learning_rate", "weight_decay", "momentum", *METHODS[method].HYPER} or a.count("_") or "." in a
+    ]
     own = [a for a in own if a != "tau.base" or "tau.base" in METHODS[method].HYPER]
     program = pipeline.plan([base])[0]
-    trained = pipeline._before(program)
+    trained = pipeline.untrained(program)
     # One run a hyper-parameter at its second value, beside the plain run and another seed: stacked into one program.
     settings = [{}, *({a: float(VALUES[a].split(",")[1])} for a in own)]
     from ssljax.sweeps import Run
@@ -69,15 +81,17 @@ def test_a_sweep_equals_single_runs(tiny, method):
             np.testing.assert_allclose(a[i], b[0], **TOLERANCE, err_msg=run.name)
         if i:  # and each hyper-parameter does something: its run is not the plain run
             difference = max(
-                float(np.abs(a[i] - a[0]).max()) for a in jax.tree.leaves((batched.params, batched.memory)) if a.dtype != bool
+                float(np.abs(a[i] - a[0]).max())
+                for a in jax.tree.leaves((batched.params, batched.memory))
+                if a.dtype != bool
             )
             assert difference > 1e-4, run.name
 
 
 @pytest.mark.parametrize("how", ["map", "unroll"])
 def test_the_ways_to_run_the_axis_agree(tiny, how):
-    a, la, _ = train(tiny(method="simclr", seeds=(1, 2), run_axis="vmap"))
-    b, lb, _ = train(tiny(method="simclr", seeds=(1, 2), run_axis=how))
+    _, la, _ = train(tiny(method="simclr", seeds=(1, 2), run_axis="vmap"))
+    _, lb, _ = train(tiny(method="simclr", seeds=(1, 2), run_axis=how))
     np.testing.assert_allclose(la, lb, **TOLERANCE)
     assert np.abs(la[:, 0] - la[:, 1]).max() > 1e-3
 
@@ -86,7 +100,7 @@ def test_several_steps_in_one_call_are_the_same_steps(tiny):
     program = pipeline.plan([tiny(method="simclr", seeds=(1, 2))])[0]
     results = []
     for calls, size in ((4, 1), (1, 4)):
-        trained = pipeline._before(program)
+        trained = pipeline.untrained(program)
         step = loop.sweep_step(program.config, trained.program, size)
         order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
         state, losses = trained.state, []
@@ -99,7 +113,7 @@ def test_several_steps_in_one_call_are_the_same_steps(tiny):
 
 def test_each_seed_sees_every_image_once_an_epoch_in_an_order_of_its_own(tiny):
     program = pipeline.plan([tiny(seeds=(1, 2))])[0]
-    trained = pipeline._before(program)
+    trained = pipeline.untrained(program)
     order_of = jax.jit(over_runs(trained.program.order, (0, None)))
     first, second = np.asarray(order_of(trained.hyper, 0)), np.asarray(order_of(trained.hyper, 1))
     for order in (*first, *second):
@@ -110,7 +124,7 @@ def test_each_seed_sees_every_image_once_an_epoch_in_an_order_of_its_own(tiny):
 
 def test_a_run_that_diverges_is_frozen_and_the_others_go_on_untouched(tiny):
     settings = dict(method="simclr", optimizer="sgd", seeds=(5,))
-    sick, losses, runs = train(tiny(**settings, sweep=("learning_rate=0.01,1e30",)), steps=5)
+    sick, losses, _ = train(tiny(**settings, sweep=("learning_rate=0.01,1e30",)), steps=5)
     healthy, _, _ = train(tiny(**settings, sweep=("learning_rate=0.01,0.02",)), steps=5)
     assert np.asarray(sick.alive).tolist() == [True, False]
     assert not np.isfinite(losses[-1, 1])

@@ -1,0 +1,279 @@
+"""Whole studies through the command line: what lies in a workdir, exact resume after kill -9, faults and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import ssljax
+from ssljax import cli, flags, pipeline
+from ssljax.errors import UserError
+from ssljax.evaluate.results import read_results
+from ssljax.train import loop
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("pretrain", "evaluate")
+
+
+def final_state(configs, workdir):
+    """The last checkpoints' leaves, by program."""
+    found = {}
+    for program in pipeline.plan(configs):
+        trained = loop.restore(pipeline.untrained(program), workdir / "checkpoints" / program.name, 2)
+        found[program.name] = jax.tree.leaves(jax.tree.map(np.asarray, trained.state))
+    return found
+
+
+@pytest.fixture(scope="module")
+def configs(tiny):
+    return [tiny(transforms=t, seeds=(5, 6), epochs=3) for t in ("mnist_first", "mnist_second")]
+
+
+@pytest.fixture(scope="module")
+def finished(configs, tmp_path_factory):
+    """A study that ran without interruption, all stages, from the command line."""
+    folder = tmp_path_factory.mktemp("finished")
+    file = folder / "study.cfg"
+    file.write_text(flags.to_flagfile(configs))
+    workdir = folder / "W"
+    assert cli.main(["run.py", f"--flagfile={file}", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def test_the_workdir_holds_what_the_contract_says(finished, configs):
+    assert flags.read_flagfile(finished / "flagfile.cfg") == configs
+    info = json.loads((finished / "run.json").read_text())
+    assert info["versions"]["jax"] == jax.__version__
+    assert info["configs"][0]["learning_rate"] > 0
+    assert len(info["data"]["digits"]) == 64
+    rows = read_results(finished / "results.csv")
+    header = (finished / "results.csv").read_text().splitlines()[0]
+    assert header == "run,seed,method,backbone,dataset,transforms,epoch,evaluation,target,metric,value"
+    assert {r["method"] for r in rows} == {"mocov2plus", "random", "pixels"}
+    assert {(r["evaluation"], r["target"], r["metric"]) for r in rows} >= {
+        ("linear", "label", "top1"), ("linear", "label", "top5"), ("knn", "label", "top1"), ("kmeans", "label", "ami"),
+        ("kmeans", "shuffled", "ami"), ("kmeans", "label", "silhouette"),
+    }  # fmt: skip
+    # raw digits are known to cluster well, shuffled labels not at all
+    pixels = [r["value"] for r in rows if r["method"] == "pixels" and (r["target"], r["metric"]) == ("label", "ami")]
+    shuffled = [r["value"] for r in rows if r["target"] == "shuffled"]
+    assert len(pixels) == 2
+    assert 0.65 < np.mean(pixels) < 0.85
+    assert abs(np.mean(shuffled)) < 0.02
+    classes = read_results(finished / "per_class.csv")
+    linear = [
+        r["value"]
+        for r in classes
+        if r["run"] == "mnist_first/seed=5" and (r["evaluation"], r["metric"]) == ("linear", "accuracy")
+    ]
+    overall = [
+        r["value"]
+        for r in rows
+        if r["run"] == "mnist_first/seed=5" and (r["evaluation"], r["metric"]) == ("linear", "mean_per_class")
+    ]
+    assert len(linear) == 10
+    assert np.mean(linear) == pytest.approx(overall[0])
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(m["program"], m["epoch"], m["seed"]) for m in metrics] == [
+        (p, e, s) for p in ("mnist_first", "mnist_second") for e in (1, 2, 3) for s in (5, 6)
+    ]
+    assert list((finished / "tensorboard" / "mnist_first").rglob("events*"))
+
+
+def test_the_page_shows_the_table_and_every_figure(finished):
+    page = (finished / "report.html").read_text()
+    for row in ("mnist_first", "mnist_second", "Raw pixels", "Untrained encoder", "Shuffled labels"):
+        assert row in page
+    assert page.count("data:image/png;base64,") >= 5
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_report_alone_needs_only_the_workdir(finished, capsys):
+    (finished / "report.html").unlink()
+    assert cli.main(["run.py", "--stages=report", f"--workdir={finished}"]) == 0
+    assert (finished / "report.html").exists()
+    assert "Raw pixels" in capsys.readouterr().out
+
+
+def test_kill_9_and_the_same_command_give_the_same_bits(finished, configs, tmp_path):
+    workdir = tmp_path / "W"
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / "run.py"),
+        f"--flagfile={finished / 'flagfile.cfg'}",
+        f"--workdir={workdir}",
+        "--stages=pretrain,evaluate",
+    ]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
+    metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 120
+    # In the second program, after its first epoch: one program is finished, the other has a checkpoint or is writing one.
+    while not (metrics.exists() and "mnist_second" in metrics.read_text()):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (workdir / "results.csv").exists()
+    pipeline.run(configs, workdir, stages=STAGES, progress=False)
+    expected, actual = final_state(configs, finished), final_state(configs, workdir)
+    for program in expected:
+        for a, b in zip(expected[program], actual[program]):
+            np.testing.assert_array_equal(a, b)
+    assert (workdir / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+    assert (workdir / "per_class.csv").read_bytes() == (finished / "per_class.csv").read_bytes()
+    epochs = [
+        [(m["run"], m["epoch"], m["loss"]) for m in map(json.loads, (w / "metrics.jsonl").read_text().splitlines())]
+        for w in (workdir, finished)
+    ]
+    assert epochs[0] == epochs[1]
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished workdir to damage."""
+    import shutil
+
+    return Path(shutil.copytree(finished, tmp_path / "W"))
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(copied, configs, caplog):
+    folder = copied / "checkpoints" / "mnist_first"
+    expected = final_state(configs, copied)["mnist_first"]
+    for file in (folder / "3" / "default").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            os.truncate(file, file.stat().st_size // 2)
+    with caplog.at_level("WARNING", logger="ssljax"):
+        pipeline.run(configs[0:1] + configs[1:], copied, stages=("pretrain",), progress=False)
+    assert "checkpoint of epoch 3 cannot be read" in caplog.text
+    for a, b in zip(expected, final_state(configs, copied)["mnist_first"]):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluate_without_training_says_what_is_missing(configs, tmp_path):
+    with pytest.raises(UserError, match=r"no readable checkpoint; run the pretrain stage first"):
+        pipeline.run(configs, tmp_path / "W", stages=("evaluate",), progress=False)
+
+
+def test_a_workdir_belongs_to_its_config(finished, configs, tiny):
+    other = [tiny(transforms=t, seeds=(5, 6), epochs=4) for t in ("mnist_first", "mnist_second")]
+    before = sorted(p.name for p in finished.iterdir())
+    with pytest.raises(UserError, match=r"belongs to a run with --epochs=3, given --epochs=4"):
+        pipeline.run(other, finished)
+    assert sorted(p.name for p in finished.iterdir()) == before
+    # what is measured may change, what was trained may not
+    import dataclasses
+
+    pipeline.run(
+        [dataclasses.replace(c, evaluations=()) for c in configs], finished, stages=("preview",), progress=False
+    )
+    pipeline.run(configs, finished, stages=("preview",), progress=False)
+
+
+def test_a_workdir_in_use_is_refused(finished, configs):
+    from ssljax.workdir import claimed
+
+    with claimed(finished, configs), pytest.raises(UserError, match="is in use by another run"):
+        pipeline.run(configs, finished, stages=("report",))
+
+
+def test_a_diverged_run_is_left_out_and_named(tiny, tmp_path, caplog):
+    config = tiny(method="simclr", optimizer="sgd", sweep=("learning_rate=0.01,1e30",), evaluations=("kmeans",))
+    with caplog.at_level("WARNING", logger="ssljax"):
+        study = pipeline.run(config, tmp_path / "W", stages=("pretrain", "evaluate", "report"), progress=False)
+    assert "learning_rate=1e+30,seed=5 diverged in epoch 1" in caplog.text
+    learned = [r for r in study.results if r["method"] == "simclr"]
+    assert {r["learning_rate"] for r in learned} == {0.01}
+    metrics = [json.loads(line) for line in (tmp_path / "W" / "metrics.jsonl").read_text().splitlines()]
+    assert [m.get("diverged", False) for m in metrics] == [False, True, False, True]
+    assert "diverged" in study.report.read_text()
+
+
+def test_programs_split_by_size_give_the_runs_of_one_program(tiny, tmp_path):
+    whole = tiny(method="simclr", seeds=(1, 2), epochs=1, evaluations=("knn",))
+    split = ssljax.Config(**{**whole.__dict__, "max_runs_per_program": 1})
+    a = pipeline.run(whole, tmp_path / "A", stages=STAGES, progress=False).results
+    b = pipeline.run(split, tmp_path / "B", stages=STAGES, progress=False).results
+    assert len(list((tmp_path / "B" / "checkpoints").iterdir())) == 2
+
+    def top1(rows):
+        return {r["seed"]: r["value"] for r in rows if r["method"] == "simclr" and r["metric"] == "top1"}
+
+    assert top1(a).keys() == top1(b).keys() == {1, 2}
+    # one image of 359 may change its neighbours by rounding
+    assert all(abs(top1(a)[s] - top1(b)[s]) < 0.03 for s in (1, 2))
+
+
+def write_npz(path, count, labels=True):
+    images = np.random.default_rng(0).integers(0, 255, (count, 8, 8, 1), dtype=np.uint8)
+    arrays = {"train_images": images, "test_images": images[:20]}
+    if labels:
+        arrays |= {"train_labels": np.arange(count) % 3, "test_labels": np.arange(20) % 3}
+    np.savez(path, **arrays)
+
+
+BAD = [
+    (["--method=simcrl"], "--method: unknown method 'simcrl'; did you mean 'simclr'?"),
+    (["--transforms=mnist_frist"], "did you mean 'mnist_first'?"),
+    (["--evaluations=ami"], "--evaluations: unknown evaluation 'ami'"),
+    (["--sweep=width=.1,.2"], "'width' is static"),
+    (["--batch_size=5000"], "--batch_size: 5000 is more than the 1438 training images of digits"),
+    (["--transforms=hue()"], "hue"),
+    (["--dataset=folder:{tmp}/absent"], "absent"),
+    (["--dataset=npz:{tmp}/corrupt.npz"], "corrupt.npz"),
+    (["--dataset=npz:{tmp}/unlabelled.npz"], "--evaluations: linear needs labels"),
+    (["--dataset=npz:{tmp}/unlabelled.npz", "--evaluations=kmeans"], "--clusters"),
+    (["--stages=evaluate,rapport"], "--stages: unknown stage 'rapport'; did you mean 'report'?"),
+    (["--queue_size=100"], "--queue_size: 100 is not a multiple of --batch_size=128"),
+    (["--targets={tmp}/none.csv"], "none.csv"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD)
+def test_bad_input_is_one_line_and_exit_code_2(argv, message, tmp_path, capsys):
+    (tmp_path / "corrupt.npz").write_bytes(b"PK\x03\x04 no zip")
+    write_npz(tmp_path / "unlabelled.npz", 200, labels=False)
+    os.environ["SSLJAX_CACHE"] = str(tmp_path / "cache")
+    try:
+        code = cli.main(["run.py", *(a.replace("{tmp}", str(tmp_path)) for a in argv), f"--workdir={tmp_path / 'W'}"])
+    finally:
+        del os.environ["SSLJAX_CACHE"]
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "W").exists()
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(finished, tmp_path):
+    """A real limit on file size: no checkpoint fits, as on a full disk."""
+    run = f"{sys.executable} {ROOT / 'experiments' / 'run.py'} --flagfile={finished / 'flagfile.cfg'}"
+    script = f"ulimit -f 60; exec {run} --workdir={tmp_path / 'W'} --stages=pretrain"
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")][0].count(
+        "could not be written"
+    ) == 1
+
+
+def test_kmeans_without_labels_measures_what_it_can(tiny, tmp_path):
+    write_npz(tmp_path / "u.npz", 200, labels=False)
+    config = tiny(
+        dataset=f"npz:{tmp_path / 'u.npz'}",
+        evaluations=("kmeans",),
+        clusters=4,
+        cache_dir=str(tmp_path / "cache"),
+        epochs=1,
+    )
+    study = pipeline.run(config, tmp_path / "W", progress=False)
+    assert {r["metric"] for r in study.results} == {"silhouette"}
+    assert study.report.exists()
