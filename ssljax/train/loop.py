@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from ssljax import sweeps
@@ -75,7 +75,9 @@ def _over_devices(runs: int) -> NamedSharding | None:
     devices = jax.devices()
     if len(devices) == 1 or runs % len(devices):
         return None
-    return NamedSharding(jax.make_mesh((len(devices),), ("run",)), PartitionSpec("run"))
+    # Auto: shardings are the compiler's business, not part of the types that `vmap` sees.
+    mesh = jax.make_mesh((len(devices),), ("run",), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec("run"))
 
 
 def sweep_step(config: Config, program: Program, steps: int) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
