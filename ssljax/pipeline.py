@@ -236,8 +236,10 @@ def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) ->
         ]
 
     drawn = [draw(jax.random.key(number)) for number in range(draws)]
-    views = np.stack([np.asarray(d[i]) for i in range(len(transforms.views)) for d in drawn], axis=1)
-    figures.views_sheet(path, originals, views, title=f"{config.transforms}: what the network sees")
+    sides = range(len(transforms.views))
+    views = np.stack([np.asarray(d[i]) for i in sides for d in drawn], axis=1)
+    heads = [f"view {i + 1}" for i in sides for _ in drawn]
+    figures.views_sheet(path, originals, views, title=f"{config.transforms}: what the network sees", heads=heads)
     log.info("%s: %s", program.name, path)
 
 
@@ -307,8 +309,6 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
         f"Linear probe: SGD with momentum .9, learning rate {shared.probe_learning_rate:g} falling tenfold at 60 and 80 % of "
         f"{shared.probe_epochs} epochs, batch {shared.probe_batch_size}, no weight decay, transforms: {shared.probe_transforms}; "
         f"it sees {_SEEN[shared.probe_features]}; the last epoch counts.",
-        "AMI is normalised by the larger entropy and adjusted for chance, as the papers define it.",
-        "Nothing was chosen on test labels.",
     ]
     return write_page(
         workdir,

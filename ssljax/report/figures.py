@@ -162,16 +162,23 @@ def display_image(image: NDArray[Any]) -> NDArray[np.floating]:
     return pixels[..., :3]
 
 
-def views_sheet(path: str | os.PathLike[str], originals: NDArray[Any], views: NDArray[Any], title: str) -> Path:
+def views_sheet(
+    path: str | os.PathLike[str],
+    originals: NDArray[Any],
+    views: NDArray[Any],
+    title: str,
+    heads: Sequence[str] = (),
+) -> Path:
     """What a transform set does: a row an image, the original first and then its views.
 
     Args:
       originals: [n, h, w, c], uint8 or floats in [0, 1].
       views: [n, v, s, s, c], uint8 or floats in [0, 1].
       title: what is shown.
+      heads: v names of the columns; numbered when not given.
     """
     n, v = views.shape[:2]
-    heads = ["original", *(f"view {i + 1}" for i in range(v))]
+    heads = ["original", *(heads or (f"view {i + 1}" for i in range(v)))]
     rows = [[originals[i], *views[i]] for i in range(n)]
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(0.85 * (v + 1) + 0.3, 0.85 * n + 0.7), layout="constrained")

@@ -261,7 +261,9 @@ def _classes(study: Workdir, class_names: Sequence[str]) -> str:
 
 
 def _reproduce(study: Workdir, command: str) -> str:
-    details = frame.pairs(_flat(study.run)) if study.run else frame.paragraph("run.json is missing.")
+    # The command and the settings stand on the page already.
+    rest = {name: value for name, value in study.run.items() if name not in ("command", "configs")}
+    details = frame.pairs(_flat(rest)) if rest else frame.paragraph("run.json is missing.")
     return frame.section("To reproduce it", frame.code(command), details)
 
 
