@@ -37,6 +37,9 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except Exception as error:
         # A defect of ours, not of the input: the traceback is for a bug report, not for the terminal.
         with tempfile.NamedTemporaryFile("w", prefix="ssljax-", suffix=".log", delete=False) as file:
@@ -60,8 +63,15 @@ def _quiet() -> None:
 def _main(argv: list[str]) -> int:
     values = absl_flags.FlagValues()
     flags.define(values)
-    absl_flags.DEFINE_string("workdir", None, "folder for everything that is written", flag_values=values)
-    absl_flags.DEFINE_string("stages", "preview,pretrain,evaluate,report", "which stages to run", flag_values=values)
+    absl_flags.DEFINE_string(
+        "workdir",
+        None,
+        "folder for everything that is written (default: runs/<name of the flagfile>)",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_string(
+        "stages", "preview,pretrain,evaluate,report", "which stages to run (default: all)", flag_values=values
+    )
     absl_flags.DEFINE_boolean("help", False, "show every flag", flag_values=values, short_name="h")
     flags.parse_argv(values, argv)
     if values["help"].value:
@@ -114,6 +124,7 @@ def _cache_compilations() -> None:
 
 def _help(values: absl_flags.FlagValues) -> str:
     lines = ["python experiments/run.py --flagfile=FILE [--name=value ...]", ""]
-    lines += [f"  --{name}\n      {values[name].help}" for name in ("workdir", "stages", "flagfile")]
+    lines += ["  --flagfile\n      a file of such lines; flags after it go over it"]
+    lines += [f"  --{name}\n      {values[name].help}" for name in ("workdir", "stages")]
     lines += [f"  --{name}\n      {values[name].help}" for name in flags.names()]
     return "\n".join(lines)

@@ -86,7 +86,7 @@ def run(
     for stage in stages:
         if stage not in STAGES:
             raise unknown("stage", stage, STAGES, "--stages")
-    programs = plan(configs)
+    programs = plan(configs, trained=bool(set(stages) & {"pretrain", "evaluate"}))
     study = Study(workdir, [], [])
     with workdir_lib.claimed(workdir, configs):
         (workdir / "figures").mkdir(exist_ok=True)
@@ -95,20 +95,20 @@ def run(
             for program in programs:
                 preview(program, workdir / "figures" / f"views_{program.name}.png")
         for program in programs:
-            trained = untrained(program)
+            folder = workdir / "checkpoints" / program.name
             if "pretrain" in stages:
                 with _timed(seconds, "pretrain"):
                     trained = loop.pretrain(
                         program.config,
-                        trained,
+                        untrained(program),
                         name=program.name,
-                        checkpoints=workdir / "checkpoints" / program.name,
+                        checkpoints=folder,
                         metrics_file=workdir / "metrics.jsonl",
                         tensorboard=workdir / "tensorboard" / program.name,
                         progress=progress,
                     )
             elif "evaluate" in stages:
-                trained = loop.restore(trained, workdir / "checkpoints" / program.name, program.config.keep)
+                trained = loop.restore(untrained(program), folder, program.config.keep)
             if "evaluate" in stages:
                 with _timed(seconds, "evaluate"):
                     _evaluate(program, trained, study)
@@ -130,8 +130,12 @@ def run(
     return study._replace(text=text)
 
 
-def plan(configs: Sequence[Config]) -> list[Program]:
+def plan(configs: Sequence[Config], *, trained: bool = True) -> list[Program]:
     """The programs of some configs: names, resolved settings, runs and data, everything checked that can be before training.
+
+    Args:
+      configs: as given.
+      trained: whether the programs are to be trained or measured, so that what this takes is checked too.
 
     Raises:
       UserError: the first thing that is wrong.
@@ -163,9 +167,10 @@ def plan(configs: Sequence[Config]) -> list[Program]:
                 image_size=config.resize,
             )
         dataset = sets[key]
-        measuring.check(config, dataset)
-        images = dataset.splits["train"].images
-        loop.program_of(config, len(images), images.shape[-1])
+        if trained:
+            measuring.check(config, dataset)
+            images = dataset.splits["train"].images
+            loop.program_of(config, len(images), images.shape[-1])
         count = config.max_runs_per_program or len(runs)
         chunks = [tuple(runs[i : i + count]) for i in range(0, len(runs), count)]
         for number, chunk in enumerate(chunks):
@@ -199,7 +204,11 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def untrained(program: Program) -> loop.Trained:
-    """A program's runs before their first step, with the data on the device."""
+    """A program's runs before their first step, with the data on the device.
+
+    Raises:
+      UserError: fewer images than a batch, or settings that do not fit each other.
+    """
     dataset = program.dataset
     images = loop.resident(dataset.splits["train"].images, dataset.mean, dataset.std)
     return loop.prepare(program.config, program.runs, images)

@@ -9,17 +9,20 @@ from ssljax import pipeline
 
 @pytest.mark.slow
 def test_on_mnist_the_second_set_loses_the_digit(test_data, tmp_path):
-    """One short epoch on 60,000 images at 16 px instead of the paper's 250 at 32: the direction, not the size."""
+    """One epoch at 16 px instead of the paper's 250 at 32: the direction, not the size.
+
+    SimCLR, since in so few steps MoCo's queue has hardly forgotten the noise it starts from.
+    """
     configs = [
         ssljax.Config(
             dataset="mnist",
             data_dir=str(test_data / "tfds"),
             cache_dir=str(tmp_path / "cache"),
             transforms=transforms,
-            width=0.125,
+            method="simclr",
             epochs=1,
             warmup_epochs=0,
-            batch_size=64,
+            learning_rate=2e-3,
             probe_epochs=10,
             seeds=(5,),
         )
@@ -35,7 +38,7 @@ def test_on_mnist_the_second_set_loses_the_digit(test_data, tmp_path):
         )
 
     # Table 1: AMI .83 against .37, linear accuracy .996 against .621.
-    assert value("mnist_first", "kmeans", "ami") > value("mnist_second", "kmeans", "ami") + 0.1
-    assert value("mnist_first", "linear", "top1") > value("mnist_second", "linear", "top1") + 0.03
-    assert value("mnist_first", "knn", "top1") > value("mnist_second", "knn", "top1") + 0.03
+    assert value("mnist_first", "kmeans", "ami") > value("mnist_second", "kmeans", "ami") + 0.05
+    assert value("mnist_first", "linear", "top1") > value("mnist_second", "linear", "top1") + 0.1
+    assert value("mnist_first", "knn", "top1") > value("mnist_second", "knn", "top1") + 0.1
     assert abs(value("mnist_first", "kmeans", "ami", "shuffled")) < 0.01

@@ -74,7 +74,8 @@ def fetch(
     try:
         return read(folder, name, identity())
     except Unfit as reason:
-        _log.info("%s: cache in %s not used: %s", name, folder, reason)
+        what = "is built anew" if os.path.isdir(folder) else "is built"
+        _log.info("%s: the cache in %s %s: %s", name, folder, what, reason)
     with writing(folder):
         os.makedirs(os.path.dirname(folder), exist_ok=True)
     with _locked(folder, name):

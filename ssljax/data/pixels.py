@@ -156,7 +156,7 @@ class SameShape:
         given = f"{where} is {_describe(image.shape, image.dtype)}, {first} is {_describe(shape, dtype)}"
         if image.shape[-1] != shape[-1] or image.dtype != dtype:
             raise UserError(f"{given}; all images must have the same channels and bits")
-        raise UserError(f"{given}; set image_size to bring all images to one size")
+        raise UserError(f"{given}; --resize=SIDE brings all images to one size")
 
 
 def _describe(shape: tuple[int, ...], dtype: np.dtype) -> str:

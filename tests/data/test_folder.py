@@ -130,7 +130,7 @@ def test_many_broken_files_are_counted(tmp_path, load, caplog, recwarn):
 def test_mixed_sizes_need_image_size(tmp_path, load):
     for i in range(5):
         put(str(tmp_path / "set" / "a" / f"{i}.png"), 40 * i, (4 + i, 9, 3))
-    with pytest.raises(UserError, match=r"1.png is 9x5 .*0.png is 9x4 .*set image_size"):
+    with pytest.raises(UserError, match=r"1.png is 9x5 .*0.png is 9x4 .*--resize"):
         load(f"folder:{tmp_path}/set")
     found = load(f"folder:{tmp_path}/set", image_size=3)
     assert found.splits["train"].images.shape == (4, 3, 3, 3)

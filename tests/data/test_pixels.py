@@ -175,7 +175,7 @@ def test_same_shape_names_both_images():
     check = SameShape().check
     check(np.zeros((4, 5, 3), np.uint8), "one.png")
     check(np.zeros((4, 5, 3), np.uint8), "two.png")
-    with pytest.raises(UserError, match="three.png is 4x5 .*one.png is 5x4 .*set image_size"):
+    with pytest.raises(UserError, match="three.png is 4x5 .*one.png is 5x4 .*--resize"):
         check(np.zeros((5, 4, 3), np.uint8), "three.png")
     with pytest.raises(UserError, match="1 channel of uint8, .*3 channels.*same channels"):
         check(np.zeros((4, 5, 1), np.uint8), "grey.png")

@@ -191,7 +191,7 @@ def test_sets_without_labels_or_of_mixed_sizes(tmp_path, load, features):
 
     mixed = {"train": records([5, 6], [4, 7]), "test": records([7], [9])}
     prepare(tmp_path / "tfds", "mixed", features, mixed)
-    with pytest.raises(UserError, match=r"mixed train\[1\] is 5x7 .*mixed train\[0\] is 5x4 .*set image_size"):
+    with pytest.raises(UserError, match=r"mixed train\[1\] is 5x7 .*mixed train\[0\] is 5x4 .*--resize"):
         load("mixed")
     found = load("mixed", image_size=3)
     assert found.splits["train"].images[:, 1, 1, 0].tolist() == [5, 6]

@@ -26,8 +26,14 @@ print(jax.device_count(), spread, *np.asarray(metrics["loss"]).ravel(), *np.asar
 def test_runs_spread_over_devices_give_the_same_losses():
     results = []
     for count in (1, 2):
-        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=True)
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            "JAX_PLATFORMS": "cpu",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=True
+        )
         devices, spread, *values = done.stdout.split()
         assert (int(devices), spread) == (count, "{%d}" % count)
         results.append([float(v) for v in values])
