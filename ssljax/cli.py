@@ -8,6 +8,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from absl import flags as absl_flags
@@ -110,6 +111,7 @@ def _workdir(given: str | None, argv: Sequence[str]) -> Path:
     if given:
         return Path(given)
     files = [a.split("=", 1)[1] for a in argv if a.startswith(("--flagfile=", "-flagfile="))]
+    files += [after for a, after in pairwise(argv) if a in ("--flagfile", "-flagfile")]
     return Path("runs") / (Path(files[-1]).stem if files else "default")
 
 

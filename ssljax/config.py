@@ -6,7 +6,10 @@ pytree, so it may differ from run to run). `None` means: as the preset says; `re
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from ssljax.errors import UserError, unknown
 
@@ -118,7 +121,7 @@ class Config:
         "vmap", str, "how the runs of a program are executed in a step", choices=("vmap", "map", "unroll")
     )
     max_runs_per_program: int = _field(
-        0, int, "split a sweep into programs of at most this many runs (0: never)", low=0, training=False
+        0, int, "split a sweep into programs of at most this many runs (0: never)", low=0
     )
     steps_per_dispatch: int = _field(
         0, int, "steps in one call of the device (0: 1 on CPU, else 16)", low=0, training=False
@@ -129,6 +132,13 @@ class Config:
     keep: int = _field(2, int, "checkpoints kept", low=1, training=False)
 
     # How it is measured
+    evaluate_on: str = _field(
+        "test",
+        str,
+        "the images to measure on; choose settings on validation",
+        choices=("test", "validation"),
+        training=False,
+    )
     evaluations: tuple[str, ...] = _field(
         ("linear", "knn", "kmeans"), tuple, "what to measure: linear, knn, kmeans", training=False
     )
@@ -183,10 +193,13 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
     kind = meta["kind"]
     if kind is tuple:
         return _checked_tuple(field.name, flag, value)
-    if kind is bool:
-        return bool(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if field.name == "transforms" and hasattr(value, "views"):
+        from ssljax.augment import to_text
+
+        value = to_text(value)  # a set made in Python
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if (kind is int and whole) or (kind is float and (whole or isinstance(value, np.floating))):
+        value = kind(value)  # numpy's scalars are numbers too
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{flag}: expected {_KINDS[kind]}, given {value!r}")
     low, high = meta["low"], meta["high"]
@@ -204,17 +217,19 @@ _KINDS = {int: "a whole number", float: "a number", str: "text"}
 
 
 def _checked_tuple(name: str, flag: str, value: Any) -> tuple:
-    if isinstance(value, str | int):
-        value = (value,)
-    value = tuple(value)
+    value = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     if name == "seeds":
         if not value:
             raise UserError(f"{flag}: no seed given")
         for seed in value:
-            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+            if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:
                 raise UserError(f"{flag}: expected whole numbers from 0 to {2**32 - 1}, given {seed!r}")
         if len(set(value)) < len(value):
             raise UserError(f"{flag}: a seed stands twice in {','.join(map(str, value))}")
+        return tuple(int(seed) for seed in value)
+    for item in value:
+        if not isinstance(item, str):
+            raise UserError(f"{flag}: expected text, given {item!r}")
     if name == "evaluations":
         for evaluation in value:
             if evaluation not in EVALUATIONS:
@@ -249,8 +264,12 @@ def resolve(config: Config) -> Config:
         raise unknown("backbone", config.backbone, BACKBONES, "--backbone")
     if config.optimizer not in OPTIMIZERS:
         raise unknown("optimizer", config.optimizer, OPTIMIZERS, "--optimizer")
-    parse(config.transforms)
-    parse(config.probe_transforms)
+    parse(config.transforms, "--transforms")
+    parse(config.probe_transforms, "--probe_transforms")
+    if config.warmup_epochs >= config.epochs:
+        raise UserError(
+            f"--warmup_epochs: {config.warmup_epochs} is not below --epochs={config.epochs}: the rate would never fall"
+        )
     return config
 
 

@@ -58,7 +58,12 @@ def _parse(name: str, field: dataclasses.Field, text: Any) -> list[Any]:
         return [tuple(part for part in parts if part)]
     if meta["traced"] and len(parts) > 1:
         raise UserError(f"--{name}: a list of a traced value is a sweep; write --sweep={name}={text}")
-    return [_convert(name, meta["kind"], part) for part in parts]
+    if not meta["training"]:
+        parts = [text]  # one program is measured and kept in one way; a path may hold a comma
+    values = [_convert(name, meta["kind"], part) for part in parts]
+    if len(set(values)) < len(values):
+        raise UserError(f"--{name}: a value stands twice in '{text}'")
+    return values
 
 
 def _convert(name: str, kind: type, text: str) -> Any:

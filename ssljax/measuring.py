@@ -89,7 +89,7 @@ def represent(config: Config, trained: Trained, dataset: Dataset, program: str) 
     )
 
 
-def pixels(dataset: Dataset, seeds: Sequence[int]) -> Representation:
+def pixels(dataset: Dataset, seeds: Sequence[int], program: str) -> Representation:
     """Raw pixels in [0, 1] as features, once a seed: K-means and the probe still depend on it."""
 
     def flat(split: str) -> np.ndarray:
@@ -98,7 +98,7 @@ def pixels(dataset: Dataset, seeds: Sequence[int]) -> Representation:
         return np.broadcast_to(scaled, (len(seeds), *scaled.shape))
 
     columns = {"method": "pixels", "backbone": "", "transforms": "", "epoch": 0}
-    names = tuple(f"pixels/seed={seed}" for seed in seeds)
+    names = tuple(f"{program}/seed={seed}" for seed in seeds)
     return Representation(flat("train"), flat("test"), names, tuple(seeds), ({},) * len(seeds), columns, None)
 
 

@@ -18,7 +18,7 @@ from ssljax import config as config_lib
 from ssljax import workdir as workdir_lib
 from ssljax.config import Config
 from ssljax.data import Dataset
-from ssljax.errors import unknown
+from ssljax.errors import UserError, unknown
 from ssljax.evaluate import features as extraction
 from ssljax.evaluate.results import read_results, write_results
 from ssljax.report import figures, tables
@@ -66,7 +66,7 @@ def run(
     command: str = "",
     progress: bool = True,
 ) -> Study:
-    """Runs the stages of a study; what is already done in the workdir is not done again.
+    """Runs the stages of a study. Training goes on from the workdir's newest checkpoints; the other stages are done anew.
 
     Args:
       configs: one config a program (its runs are trained together); as `ssljax.flags` makes them from comma lists.
@@ -90,7 +90,11 @@ def run(
     study = Study(workdir, [], [])
     with workdir_lib.claimed(workdir, configs):
         (workdir / "figures").mkdir(exist_ok=True)
-        seconds: dict[str, float] = {}
+        prints = {p.config.dataset: p.dataset.fingerprint for p in programs}
+        seconds = workdir_lib.refuse_other_data(workdir, prints)
+        settled = [p.config for p in programs]
+        if "pretrain" in stages:  # before the first step, so that a resume knows what this one saw
+            workdir_lib.write_text(workdir / "run.json", workdir_lib.describe(settled, prints, command, seconds))
         if "preview" in stages:
             for program in programs:
                 preview(program, workdir / "figures" / f"views_{program.name}.png")
@@ -117,10 +121,8 @@ def run(
                 _evaluate_baselines(programs, study)
             write_results(workdir / "results.csv", study.results)
             write_results(workdir / "per_class.csv", study.per_class)
-        if seconds:
-            prints = {p.config.dataset: p.dataset.fingerprint for p in programs}
-            text = workdir_lib.describe([p.config for p in programs], prints, command, seconds)
-            workdir_lib.write_text(workdir / "run.json", text)
+        if set(stages) & {"pretrain", "evaluate"}:
+            workdir_lib.write_text(workdir / "run.json", workdir_lib.describe(settled, prints, command, seconds))
         if "report" in stages:
             study = study._replace(report=_report(programs, workdir, command))
     if not study.results and (workdir / "results.csv").exists():
@@ -166,16 +168,29 @@ def plan(configs: Sequence[Config], *, trained: bool = True) -> list[Program]:
                 validation_fraction=config.validation_fraction,
                 image_size=config.resize,
             )
-        dataset = sets[key]
+        dataset = _measured_on(config, sets[key])
         if trained:
             measuring.check(config, dataset)
+            for view in augment.parse(config.probe_transforms).views:
+                augment.check(view, dataset.splits["train"].images.shape[-1])
             images = dataset.splits["train"].images
             loop.program_of(config, len(images), images.shape[-1])
         count = config.max_runs_per_program or len(runs)
         chunks = [tuple(runs[i : i + count]) for i in range(0, len(runs), count)]
         for number, chunk in enumerate(chunks):
-            programs.append(Program(name if len(chunks) == 1 else f"{name}.{number}", config, chunk, dataset))
+            programs.append(Program(name if len(chunks) == 1 else f"{name}~{number}", config, chunk, dataset))
     return programs
+
+
+def _measured_on(config: Config, dataset: Dataset) -> Dataset:
+    """The data set with the split that is measured in the place of "test"."""
+    if config.evaluate_on == "test":
+        return dataset
+    if config.evaluate_on not in dataset.splits:
+        raise UserError(
+            f"--evaluate_on: {config.dataset} has no validation images; give --validation_fraction=0.1, say"
+        )
+    return dataset._replace(splits={"train": dataset.splits["train"], "test": dataset.splits[config.evaluate_on]})
 
 
 def _names(configs: Sequence[Config]) -> list[str]:
@@ -191,9 +206,9 @@ def _names(configs: Sequence[Config]) -> list[str]:
 
 
 def _slug(text: str) -> str:
-    """Text as a file name; a long one is cut and told apart by its hash."""
-    slug = re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("_")
-    return slug if len(slug) <= 40 else f"{slug[:32]}_{hashlib.sha256(text.encode()).hexdigest()[:7]}"
+    """Text as a file name; one that had to be changed is told apart by its hash."""
+    slug = re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("_")[:32]
+    return slug if slug == text else f"{slug}_{hashlib.sha256(text.encode()).hexdigest()[:7]}"
 
 
 @contextlib.contextmanager
@@ -262,20 +277,26 @@ def _evaluate(program: Program, trained: loop.Trained, study: Study) -> None:
 
 def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
     """Adds the rows that every table carries: an untrained encoder of each kind, and raw pixels of each data set."""
-    network = ("dataset", "backbone", "width", "stem", "stem_padding", "image_size")
-    kinds = {tuple(getattr(p.config, n) for n in network): p for p in reversed(programs)}
+    kinds = {_kind(p): p for p in reversed(programs)}
     for program in reversed(kinds.values()):
         # The first setting's runs, one a seed: before training a swept value changes nothing.
         runs = tuple(Run(f"seed={seed}", seed, {}) for seed in program.config.seeds)
-        name = "random" if len(kinds) == 1 else f"random-{program.config.backbone}-{_slug(program.config.dataset)}"
+        differing = [_slug(str(v)) for v, *others in zip(_kind(program), *kinds) if len(set(others)) > 1]
+        name = "-".join(["random", *differing])
         shown = measuring.represent(program.config, untrained(program._replace(runs=runs)), program.dataset, name)
         if shown is not None:
             columns = {**shown.columns, "method": "random", "transforms": ""}
             _measure(program, shown._replace(columns=columns), study, name)
-    sets = {p.config.dataset: p for p in reversed(programs)}
+    sets = {(p.config.dataset, p.dataset.fingerprint): p for p in reversed(programs)}
     for program in reversed(sets.values()):
         name = "pixels" if len(sets) == 1 else f"pixels-{_slug(program.config.dataset)}"
-        _measure(program, measuring.pixels(program.dataset, program.config.seeds), study, name)
+        _measure(program, measuring.pixels(program.dataset, program.config.seeds, name), study, name)
+
+
+def _kind(program: Program) -> tuple:
+    """What two programs must share to share an untrained encoder."""
+    network = ("dataset", "backbone", "width", "stem", "stem_padding", "image_size", "resize", "validation_fraction")
+    return tuple(getattr(program.config, name) for name in network)
 
 
 def _measure(program: Program, shown: measuring.Representation, study: Study, name: str) -> None:
@@ -300,7 +321,9 @@ def _targets(programs: Sequence[Program]) -> tables.Targets:
 
 def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
     """Writes the page of what the workdir holds."""
-    first = programs[0]
+    results = workdir / "results.csv"
+    shown = {row["dataset"] for row in read_results(results)[:1]} if results.exists() else set()
+    first = next((p for p in programs if p.config.dataset in shown), programs[0])  # whose images the page shows
     test = first.dataset.splits.get("test")
     settings = [config_lib.to_json(p.config) for p in programs]
     rows = []
@@ -311,7 +334,7 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
     shared = first.config
     notes = [
         f"Features: {extraction.LAYER}; images are only resized, to {shared.image_size} px.",
-        f"K-means and the silhouette see {_SEEN[shared.kmeans_features]}, on the test images, which no training sees; "
+        f"K-means and the silhouette see {_SEEN[shared.kmeans_features]}, on the {shared.evaluate_on} images; "
         "K-means starts 10 times, its random state is the run's seed.",
         f"k-NN: cosine, k = {shared.knn_k}, weights exp(similarity / {shared.knn_temperature:g}), neighbours from the "
         "training images.",

@@ -18,6 +18,8 @@ from ssljax.errors import UserError, unknown
 from ssljax.methods import METHODS
 from ssljax.train.optimizers import OPTIMIZERS
 
+_FORMS = {"--sweep": "address=lo:hi:n or address=a,b,c", "--set": "address=value"}
+
 
 class Run(NamedTuple):
     """One training of one model: its seed and the values that its sweep gives it."""
@@ -27,7 +29,7 @@ class Run(NamedTuple):
     swept: dict[str, float]
 
 
-def parse_sweep(text: str) -> tuple[str, tuple[float, ...]]:
+def parse_sweep(text: str, flag: str = "--sweep") -> tuple[str, tuple[float, ...]]:
     """An `address=lo:hi:n` or `address=a,b,c` as (address, values).
 
     Raises:
@@ -48,9 +50,9 @@ def parse_sweep(text: str) -> tuple[str, tuple[float, ...]]:
         if not np.all(np.isfinite(numbers)):
             raise ValueError
     except ValueError:
-        raise UserError(f"--sweep: expected address=lo:hi:n or address=a,b,c, given '{text}'") from None
+        raise UserError(f"{flag}: expected {_FORMS[flag]}, given '{text}'") from None
     if len(set(numbers)) < len(numbers):
-        raise UserError(f"--sweep: a value stands twice in '{text}'")
+        raise UserError(f"{flag}: a value stands twice in '{text}'")
     return address.strip(), numbers
 
 
@@ -60,7 +62,7 @@ def runs(config: Config) -> list[Run]:
     result = []
     for values in itertools.product(*axes.values()):
         swept = dict(zip(axes, values))
-        label = "".join(f"{address}={value:g}," for address, value in swept.items())
+        label = "".join(f"{address}={value:.12g}," for address, value in swept.items())
         result += [Run(f"{label}seed={seed}", seed, swept) for seed in config.seeds]
     return result
 
@@ -82,11 +84,19 @@ def hyper(config: Config, run: Run) -> dict[str, Any]:
         _store(tree, address.split("."), getattr(config, known[address].name))
     transforms = augment.parse(config.transforms)
     tree["transforms"] = augment.hyper(transforms)
-    settings = [parse_sweep(text) for text in config.set]
-    for address, values in [*settings, *((a, (v,)) for a, v in run.swept.items())]:
+    for text in config.set:
+        address, values = parse_sweep(text, "--set")
         if len(values) != 1:
             raise UserError(f"--set: {address} takes one value; several are a --sweep")
-        _assign(config, tree, traced, address, values[0])
+        _assign(config, tree, traced, address, values[0], "--set")
+    for i, view in enumerate(transforms.views, 1):
+        augment.check_hyper(view, tree["transforms"][f"view{i}"], "--set")
+    touched: dict[tuple[str, ...], str] = {}
+    for address, value in run.swept.items():
+        for leaf in _assign(config, tree, traced, address, value, "--sweep"):
+            if leaf in touched:
+                raise UserError(f"--sweep: {touched[leaf]} and {address} both mean {'.'.join(leaf)}")
+            touched[leaf] = address
     for i, view in enumerate(transforms.views, 1):
         augment.check_hyper(view, tree["transforms"][f"view{i}"], "--sweep")
     arrays = jax.tree.map(jnp.float32, tree)
@@ -99,28 +109,33 @@ def _store(tree: dict[str, Any], path: list[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def _assign(config: Config, tree: dict[str, Any], traced: tuple[str, ...], address: str, value: float) -> None:
-    """Sets the leaf or leaves that an address names."""
+def _assign(
+    config: Config, tree: dict[str, Any], traced: tuple[str, ...], address: str, value: float, flag: str
+) -> list[tuple[str, ...]]:
+    """Sets the leaf or leaves that an address names, and returns their paths."""
     known = config_lib.fields()
     if address in traced:
         _store(tree, address.split("."), config_lib.checked(known[address], value))
-        return
+        return [(address,)]
     if address in known:
         field = known[address]
         if field.metadata["traced"]:
-            raise UserError(f"--sweep: '{address}' has no effect on {config.method} trained with {config.optimizer}")
+            raise UserError(f"{flag}: '{address}' has no effect on {config.method} trained with {config.optimizer}")
         raise UserError(
-            f"--sweep: '{address}' is static and cannot differ within a program; give --{address} a comma list"
+            f"{flag}: '{address}' is static and cannot differ within a program; give --{address} a comma list"
         )
     views = tree["transforms"]
     view, _, rest = address.partition(".")
     chosen, path = ((view,), rest) if view in views else (tuple(views), address)
-    leaves = [(v, t, p) for v in chosen for t in views[v] for p in views[v][t] if f"{t}.{p}" == path]
+    leaves: list[tuple[str, ...]] = [
+        (v, t, p) for v in chosen for t in views[v] for p in views[v][t] if f"{t}.{p}" == path
+    ]
     if not leaves:
         possible = {f"{t}.{p}" for v in views.values() for t in v for p in v[t]} | set(traced)
-        raise unknown("address", address, possible, "--sweep")
+        raise unknown("address", address, possible, flag)
     for v, transform, parameter in leaves:
         views[v][transform][parameter] = value
+    return leaves
 
 
 def stack(trees: list[Any]) -> Any:

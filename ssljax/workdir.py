@@ -69,8 +69,8 @@ def _refuse_other(workdir: Path, old: Sequence[Config], new: Sequence[Config]) -
 
     before, now = training(old), training(new)
     for name in before:
-        if before[name] != now[name]:
-            was, given = (_short(v[name]) for v in (before, now))
+        was, given = (_short(v[name]) for v in (before, now))
+        if was != given:
             raise UserError(
                 f"--workdir: {workdir} belongs to a run with --{name}={was}, given --{name}={given}; give another --workdir"
             )
@@ -86,6 +86,24 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+def refuse_other_data(workdir: Path, fingerprints: dict[str, str]) -> dict[str, float]:
+    """Raises if the folder's runs saw other images; returns the wall time by stage that it tells of.
+
+    Raises:
+      UserError: a data set whose fingerprint is not the one in `run.json`.
+    """
+    try:
+        info = json.loads((workdir / "run.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    for name, fingerprint in fingerprints.items():
+        if info.get("data", {}).get(name, fingerprint) != fingerprint:
+            raise UserError(
+                f"--workdir: {workdir} was trained on other images than {name} holds now; give another --workdir"
+            )
+    return info.get("wall_seconds", {})
 
 
 def describe(configs: Sequence[Config], fingerprints: dict[str, str], command: str, seconds: dict[str, float]) -> str:

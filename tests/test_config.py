@@ -89,6 +89,8 @@ BAD = [
     (["--seeds=-1"], "--seeds: expected whole numbers from 0"),
     (["--seeds="], "--seeds: expected a whole number, given ''"),
     (["--epoch=3"], "unknown flag '--epoch'; did you mean '--epochs'?"),
+    (["--width=0.5,0.5"], "--width: a value stands twice"),
+    (["--knn_k=5,20"], "--knn_k: expected a whole number, given '5,20'"),
     (["stray"], "unexpected argument 'stray'"),
     (["--flagfile=/nowhere/f.cfg"], "/nowhere/f.cfg"),
 ]
@@ -119,6 +121,11 @@ UNRESOLVED = [
     (dict(sweep=("color_inversion.probability=0,2",)), "color_inversion.probability is 2"),
     (dict(sweep=("padding.low=.1,.9",)), "padding.low is 0.9"),
     (dict(sweep=("temperature=-1,1",)), "--temperature: expected a number of at least 1e-06, given -1"),
+    (dict(sweep=("rotation.degrees=1,2", "view1.rotation.degrees=3,4")), "both mean view1.rotation.degrees"),
+    (dict(epochs=2, warmup_epochs=2), "--warmup_epochs: 2 is not below --epochs=2"),
+    (dict(set=("temprature=1",)), "--set: unknown address"),
+    (dict(seeds=5.5), "--seeds: expected whole numbers"),
+    (dict(sweep=(3,)), "--sweep: expected text, given 3"),
     (dict(set=("temperature=1,2",)), "--set: temperature takes one value"),
 ]
 
@@ -169,3 +176,12 @@ def test_stack_gives_each_leaf_a_run_axis():
     config = config_lib.resolve(Config(sweep=("temperature=0.1,0.2",)))
     stacked = sweeps.stack([sweeps.hyper(config, run) for run in sweeps.runs(config)])
     np.testing.assert_allclose(stacked["temperature"], [0.1, 0.2], rtol=1e-6)
+
+
+def test_a_set_made_in_python_and_numpys_numbers_are_settings_too():
+    from ssljax import augment
+
+    mine = augment.transform_set("mine", [augment.TRANSFORMS["rotation"](degrees=45.0)])
+    config = config_lib.resolve(Config(transforms=mine, epochs=np.int64(7), width=np.float32(0.5), seeds=np.arange(2)))
+    assert (config.epochs, config.width, config.seeds) == (7, 0.5, (0, 1))
+    assert augment.hyper(augment.parse(config.transforms))["view1"]["rotation"]["degrees"] == 45.0

@@ -197,7 +197,7 @@ def test_a_diverged_run_is_left_out_and_named(tiny, tmp_path, caplog):
 
 
 def test_programs_split_by_size_give_the_runs_of_one_program(tiny, tmp_path):
-    whole = tiny(method="simclr", seeds=(1, 2), epochs=1, evaluations=("knn",))
+    whole = tiny(method="simclr", seeds=(1, 2), epochs=1, warmup_epochs=0, evaluations=("knn",))
     split = ssljax.Config(**{**whole.__dict__, "max_runs_per_program": 1})
     a = pipeline.run(whole, tmp_path / "A", stages=STAGES, progress=False).results
     b = pipeline.run(split, tmp_path / "B", stages=STAGES, progress=False).results
@@ -273,7 +273,62 @@ def test_kmeans_without_labels_measures_what_it_can(tiny, tmp_path):
         clusters=4,
         cache_dir=str(tmp_path / "cache"),
         epochs=1,
+        warmup_epochs=0,
     )
     study = pipeline.run(config, tmp_path / "W", progress=False)
     assert {r["metric"] for r in study.results} == {"silhouette"}
     assert study.report.exists()
+
+
+def test_own_arrays_with_labels_and_two_widths_through_every_stage(tiny, tmp_path):
+    """Labels without names, 16 bits a pixel, and programs that no column of the tables tells apart."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    # Planted: the class is the brightness, so that every evaluation can find it.
+    images = (labels[:, None, None, None] * 20000 + rng.integers(0, 5000, (120, 8, 8, 1))).astype(np.uint16)
+    file = tmp_path / "own.npz"
+    np.savez(file, images=images, labels=labels)
+    configs = [
+        tiny(
+            dataset=f"npz:{file}", cache_dir=str(tmp_path / "cache"), method="simclr", width=width, epochs=1, batch_size=32,
+            warmup_epochs=0, transforms="rotation(degrees=20)",
+        )
+        for width in (1 / 32, 1 / 16)
+    ]  # fmt: skip
+    study = pipeline.run(configs, tmp_path / "W", progress=False)
+    top1 = {r["run"]: r["value"] for r in study.results if (r["evaluation"], r["metric"]) == ("knn", "top1")}
+    assert sorted(top1) == sorted(
+        ["0.03125/seed=5", "0.0625/seed=5", "random-0.03125/seed=5", "random-0.0625/seed=5", "pixels/seed=5"]
+    )
+    assert top1["pixels/seed=5"] == 1
+    assert {r["class"] for r in study.per_class} == {"0", "1", "2"}
+    assert study.text.count("seed") == 1  # the head only: no row pools the two widths
+    assert "0.0625" in study.text
+    # and a resume on other images is refused
+    np.savez(file, images=images[::-1].copy(), labels=labels[::-1].copy())
+    with pytest.raises(UserError, match="was trained on other images"):
+        pipeline.run(configs, tmp_path / "W", progress=False)
+
+
+def test_measuring_on_validation_images_uses_no_test_image(tiny, tmp_path):
+    config = tiny(validation_fraction=0.2, evaluate_on="validation", evaluations=("knn",), epochs=1, warmup_epochs=0)
+    program = pipeline.plan([config])[0]
+    whole = ssljax.data.load("digits", validation_fraction=0.2)
+    np.testing.assert_array_equal(program.dataset.splits["test"].images, whole.splits["validation"].images)
+    with pytest.raises(UserError, match="--evaluate_on: digits has no validation images"):
+        pipeline.plan([tiny(evaluate_on="validation")])
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("transforms", ("horizontal_flip+rotation", "horizontal_flip|rotation")),
+        ("transforms", ("rotation(degrees=1)", "rotation(degrees=2)")),
+        ("width", (1 / 32, 1 / 16)),
+        ("batch_size", (32, 64)),
+    ],
+)
+def test_programs_that_differ_have_names_that_differ(tiny, field, values):
+    names = [p.name for p in pipeline.plan([tiny(**{field: value}) for value in values])]
+    assert len(set(names)) == 2
+    assert not any("/" in name or "~" in name for name in names)

@@ -40,7 +40,8 @@ _SOLO_FLIP = horizontal_flip(probability=0.5)
 _MILD = color_jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
 _STRONG = color_jitter(probability=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 _EVEN = color_jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
-_BLUR = gaussian_blur(probability=0.5, sigma_low=0.1, sigma_high=2.0)
+# solo-learn blurs with Pillow, which does not cut the kernel: 13 pixels hold three sigmas of 2 to either side.
+_BLUR = gaussian_blur(probability=0.5, sigma_low=0.1, sigma_high=2.0, kernel_size=13)
 
 
 def _solo(jitter: Transform, *after_grey: Transform, crop: Transform = _SOLO_CROP) -> View:

@@ -67,11 +67,19 @@ def load(
     kind, _, place = name.partition(":")
     source = SOURCES.get(kind, tfds_source.source)(Request(name, place, data_dir, manual_dir, image_size))
     if source.location is None:
-        return in_memory(name, source.open(), validation_fraction)
+        return _named(in_memory(name, source.open(), validation_fraction))
 
     def build(new: str) -> dict[str, Any]:
         contents = source.open()
         return write(new, name, contents, source.identity(), validation_fraction)
 
     key = {"location": source.location, "validation_fraction": validation_fraction, "image_size": image_size}
-    return fetch(folder_for(cache_dir, name, key), name, source.identity, build)
+    return _named(fetch(folder_for(cache_dir, name, key), name, source.identity, build))
+
+
+def _named(dataset: Dataset) -> Dataset:
+    """The same set; labels that the source gives without names are named by their numbers."""
+    labels = [split.labels for split in dataset.splits.values() if split.labels is not None and len(split.labels)]
+    if dataset.class_names is not None or not labels:
+        return dataset
+    return dataset._replace(class_names=tuple(str(i) for i in range(max(int(one.max()) for one in labels) + 1)))

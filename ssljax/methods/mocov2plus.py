@@ -18,7 +18,7 @@ from ssljax import losses
 from ssljax.errors import UserError
 from ssljax.methods.base import Batch, Method, Tree, cosine_tau, ema, two_global_views
 from ssljax.methods.networks import encoder_with_head
-from ssljax.models import Projector
+from ssljax.models import PRECISIONS, Projector
 
 HYPER = ("temperature", "tau.base", "tau.final")
 
@@ -43,7 +43,7 @@ def make(config: Any, backbone: nn.Module, total_steps: int) -> Method:
             f"--queue_size: {config.queue_size} is not a multiple of --batch_size={config.batch_size}; "
             "a step replaces a whole batch of keys"
         )
-    network = encoder_with_head(backbone, Projector(config.hidden_dim, config.output_dim))
+    network = encoder_with_head(backbone, Projector(config.hidden_dim, config.output_dim, PRECISIONS[config.precision]))
 
     def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
         network_key, queue_key = jax.random.split(key)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from ssljax import losses
 from ssljax.methods.base import Batch, Method, Tree, keep, two_global_views
 from ssljax.methods.networks import encoder_with_head
-from ssljax.models import Projector
+from ssljax.models import PRECISIONS, Projector
 
 HYPER = ("temperature",)
 
@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def make(config: Any, backbone: nn.Module, total_steps: int) -> Method:
     """SimCLR for one run; see `ssljax.methods.base.Method`."""
     del total_steps
-    network = encoder_with_head(backbone, Projector(config.hidden_dim, config.output_dim))
+    network = encoder_with_head(backbone, Projector(config.hidden_dim, config.output_dim, PRECISIONS[config.precision]))
 
     def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
         params, stats = network.init(key, views[0])

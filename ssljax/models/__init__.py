@@ -14,7 +14,7 @@ from ssljax.models.layers import BN_MOMENTUM, CONVOLUTIONS, Linear
 from ssljax.models.resnet import ResNet
 from ssljax.models.vgg import PLANS, VGG
 
-__all__ = ["BACKBONES", "VGG", "Linear", "Projector", "ResNet", "apply_views", "backbone"]
+__all__ = ["BACKBONES", "PRECISIONS", "VGG", "Linear", "Projector", "ResNet", "apply_views", "backbone"]
 
 
 def _vgg(depth: int, normalise: bool = False) -> Callable[..., nn.Module]:

@@ -147,11 +147,13 @@ def _say(axis: Axes, text: str) -> None:
 def display_image(image: NDArray[Any]) -> NDArray[np.floating]:
     """Any image [h, w, c] as RGB in [0, 1] for people to look at.
 
-    uint8 is divided by 255. One channel is grey; two are orange and blue, which every reader tells apart; of
+    Whole numbers are divided by the greatest of their type. One channel is grey; two are orange and blue, which every
+    reader tells apart; of
     more than three the first three are shown.
     """
     pixels = np.asarray(image)
-    pixels = pixels / 255.0 if pixels.dtype == np.uint8 else pixels.astype(np.float64)
+    whole = np.issubdtype(pixels.dtype, np.integer)
+    pixels = pixels / np.iinfo(pixels.dtype).max if whole else pixels.astype(np.float64)
     pixels = np.clip(np.nan_to_num(pixels), 0, 1)
     channels = pixels.shape[-1]
     if channels == 1:
@@ -172,8 +174,8 @@ def views_sheet(
     """What a transform set does: a row an image, the original first and then its views.
 
     Args:
-      originals: [n, h, w, c], uint8 or floats in [0, 1].
-      views: [n, v, s, s, c], uint8 or floats in [0, 1].
+      originals: [n, h, w, c], whole numbers or floats in [0, 1].
+      views: [n, v, s, s, c], whole numbers or floats in [0, 1].
       title: what is shown.
       heads: v names of the columns; numbered when not given.
     """

@@ -57,7 +57,7 @@ def write_page(
 
     Args:
       workdir: where all this lies.
-      images: uint8 [n, h, w, c], the test split that the artifacts' `index` points into; None for none.
+      images: whole numbers [n, h, w, c], the test split that the artifacts' `index` points into; None for none.
       class_names: by label.
       title: of the page.
       command: what reproduces it.

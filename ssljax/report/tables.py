@@ -7,6 +7,7 @@ raw pixels, the untrained encoder, and (for the clusters) shuffled labels.
 import csv
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,9 +19,9 @@ from ssljax.evaluate.results import swept_names, write_csv
 # Titles of the sets of Table 1.
 SET_TITLES = {
     "mnist_rotation_crop": "Rotation + crop",
-    "mnist_padding": "Rotation + crop + padding",
+    "mnist_rotation_crop_padding": "Rotation + crop + padding",
     "mnist_first": "First set",
-    "mnist_flips": "Rotation + crop + flips",
+    "mnist_rotation_crop_flips": "Rotation + crop + flips",
     "mnist_second": "Second set",
 }
 PIXELS, RANDOM, SHUFFLED = "pixels", "random", "shuffled"
@@ -39,13 +40,17 @@ class Stat(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What the runs of one table row share."""
+    """What the runs of one table row share.
+
+    `variant` is the program's name where programs of the same columns differ in something else (their width, say).
+    """
 
     method: str
     backbone: str
     dataset: str
     transforms: str
     swept: tuple[tuple[str, Any], ...] = ()
+    variant: str = ""
 
 
 class Row(NamedTuple):
@@ -110,7 +115,14 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
       each data set a row of method "shuffled": the AMI of the learned rows' clusters by chance.
     """
     names = swept_names(rows)
-    kept = [(setting_of(row, names), row) for row in rows]
+    settings = [setting_of(row, names) for row in rows]
+    programs: dict[Setting, set[str]] = {}
+    for setting, row in zip(settings, rows, strict=True):
+        programs.setdefault(setting, set()).add(_program(row["run"]))
+    kept = [
+        (setting._replace(variant=_program(row["run"])) if len(programs[setting]) > 1 else setting, row)
+        for setting, row in zip(settings, rows, strict=True)
+    ]
     last: dict[tuple[Setting, str], int] = {}
     for setting, row in kept:
         last[setting, row["run"]] = max(last.get((setting, row["run"]), 0), row["epoch"] or 0)
@@ -135,6 +147,12 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         table.append(Row(setting, {key: stat(v) for key, v in pooled.items()}, ()))
     order = list(BASELINES)
     return sorted(table, key=lambda row: -1 if row.learned else order.index(row.setting.method))
+
+
+def _program(run: str) -> str:
+    """The program that a run's name "program/run" tells of; parts of a split one ("program~0") are one."""
+    program = run.rpartition("/")[0]
+    return re.sub(r"~\d+$", "", program)
 
 
 def stat(values: Iterable[float]) -> Stat:
@@ -162,6 +180,7 @@ def labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
             detail += [f"{name} {value}" for name, value in setting.swept]
         elif setting.method == RANDOM and len(backbones) > 1:
             detail.append(setting.backbone)
+        detail += [setting.variant] if setting.variant else []
         if len(datasets) > 1:
             detail.append(setting.dataset)
         result.append((title, ", ".join(detail)))

@@ -50,7 +50,7 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """The newest readable checkpoint as (epoch, state), or None when there is none.
 
-        One that cannot be read is named in a warning and removed, and the one before it is tried.
+        One that cannot be read is named in a warning and put aside under another name, and the one before it is tried.
 
         Args:
           like: a state, or its `jax.eval_shape`, whose shapes, types and shardings the result takes.
@@ -59,10 +59,17 @@ class Checkpoints:
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
                 return epoch, self._manager.restore(epoch, args=ocp.args.StandardRestore(abstract))
+            except MemoryError:
+                raise
             except Exception as error:  # orbax and tensorstore raise many kinds for a file that is not whole
+                if "RESOURCE_EXHAUSTED" in str(error):  # no memory on the device: not the file's fault
+                    raise
                 reason = " ".join(str(error).split())[:160]
                 log.warning("%s: checkpoint of epoch %d cannot be read (%s); going back", self.folder, epoch, reason)
-                self._manager.delete(epoch)
+                aside = self.folder / f"unreadable-{epoch}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(epoch)).rename(aside)
+                self._manager.reload()
         return None
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from ssljax import sweeps
@@ -64,20 +64,20 @@ def prepare(config: Config, runs: Sequence[Run], data: Data) -> Trained:
     """The runs of a resolved config before their first step; errors as `program_of`."""
     program = program_of(config, data.images.shape[0], data.images.shape[-1])
     hyper = sweeps.stack([sweeps.hyper(config, run) for run in runs])
-    place = _over_devices(len(runs))
-    hyper = jax.device_put(hyper, place) if place else hyper
+    mesh = _mesh(len(runs))
+    hyper = jax.device_put(hyper, NamedSharding(mesh, PartitionSpec("run")))
+    data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
     state = jax.jit(over_runs(program.init, (0,)))(hyper)
     return Trained(program, tuple(runs), state, hyper, data, 0)
 
 
-def _over_devices(runs: int) -> NamedSharding | None:
-    """The run axis laid over all devices, where their number divides it."""
-    devices = jax.devices()
-    if len(devices) == 1 or runs % len(devices):
-        return None
+def _mesh(runs: int) -> Mesh:
+    """As many devices as divide the run axis: each holds whole runs and all images."""
+    count = max(n for n in range(1, jax.device_count() + 1) if runs % n == 0)
+    if count < jax.device_count():
+        log.info("%d runs on %d of %d devices: their number must divide the runs", runs, count, jax.device_count())
     # Auto: shardings are the compiler's business, not part of the types that `vmap` sees.
-    mesh = jax.make_mesh((len(devices),), ("run",), axis_types=(AxisType.Auto,))
-    return NamedSharding(mesh, PartitionSpec("run"))
+    return jax.make_mesh((count,), ("run",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
 
 def sweep_step(config: Config, program: Program, steps: int) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
@@ -164,11 +164,11 @@ def _epochs(
 ) -> State:
     program, runs, state, hyper, data, _ = trained
     per_call = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
-    steps = {n: sweep_step(config, program, n) for n in {per_call, 1} if n}
+    steps = {n: sweep_step(config, program, n) for n in {per_call, 1}}
     order_of = jax.jit(over_runs(program.order, (0, None)))
     on_epoch = jax.jit(over_runs(program.on_epoch, (0, 0, None)), donate_argnums=0)
     alive = np.asarray(state.alive)
-    writers = _Writers(tensorboard, runs)
+    writers = _Writers(tensorboard, runs, start + 1)
     images_a_step = config.batch_size * len(runs)
     with tqdm(
         total=program.total_steps,
@@ -231,7 +231,7 @@ def _rows(
         row = {"program": name, "run": f"{name}/{run.name}", "seed": run.seed, **run.swept, "epoch": epoch, **finite}
         row["images_per_second"] = round(speed, 1)
         if not alive[i]:
-            row["diverged"] = True
+            row |= {"loss": None, "diverged": True}
         rows.append(row)
     return rows
 
@@ -261,10 +261,13 @@ def _forget_after(path: Path, name: str, epoch: int) -> None:
 class _Writers:
     """TensorBoard event files, one folder a run."""
 
-    def __init__(self, folder: Path, runs: Sequence[Run]):
+    def __init__(self, folder: Path, runs: Sequence[Run], first_epoch: int):
         from tensorboardX import SummaryWriter
 
-        self._writers = [SummaryWriter(str(folder / run.name.replace(",", "_"))) for run in runs]
+        # What a killed process wrote of these epochs and later ones is dropped by the viewer.
+        self._writers = [
+            SummaryWriter(str(folder / run.name.replace(",", "_")), purge_step=first_epoch) for run in runs
+        ]
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         for writer, row in zip(self._writers, rows):

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ssljax.train.step import PROBE_INIT, PROBE_ORDER, PROBE_VIEWS, derive
+
 MOMENTUM = 0.9
 DROPS = (0.6, 0.8)
 
@@ -52,15 +54,12 @@ def fit(
 
     def start(seed: jax.Array) -> Any:
         # PyTorch's start of a linear layer: uniform in +-1/sqrt(fan in)
-        kernel_key, bias_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))
+        kernel_key, bias_key = jax.random.split(derive(seed, 0, PROBE_INIT))
         bound = dim**-0.5
         return {
             "kernel": jax.random.uniform(kernel_key, (dim, n_classes), minval=-bound, maxval=bound),
             "bias": jax.random.uniform(bias_key, (n_classes,), minval=-bound, maxval=bound),
         }
-
-    def key_of(seed: jax.Array, epoch: jax.Array | int) -> jax.Array:
-        return jax.random.fold_in(jax.random.key(seed), 1 + epoch)
 
     def loss(head: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         logits = x @ head["kernel"] + head["bias"]
@@ -71,7 +70,7 @@ def fit(
         return optax.apply_updates(head, updates), state
 
     def batches(seed: jax.Array, epoch: jax.Array | int) -> jax.Array:
-        order = jax.random.permutation(key_of(seed, epoch), n)
+        order = jax.random.permutation(derive(seed, epoch, PROBE_ORDER), n)
         return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -94,9 +93,8 @@ def fit(
             head, state = epoch_on_fixed(head, state, keys_from, epoch)
             continue
         index = jax.vmap(batches, in_axes=(0, None))(keys_from, epoch)
-        keys = jax.vmap(key_of, in_axes=(0, None))(keys_from, epoch)
         for i in range(per_epoch):
-            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
+            own = jax.vmap(derive, in_axes=(0, None, None))(keys_from, epoch * per_epoch + i, PROBE_VIEWS)
             head, state = steps(head, state, features(index[:, i], own), targets[index[:, i]])  # type: ignore[operator]
     return jax.tree.map(np.asarray, head)
 

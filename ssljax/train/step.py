@@ -20,7 +20,7 @@ from ssljax.train import optimizers
 Tree = Any
 
 # Purposes of derived keys. Their order is part of what a seed means: append, never insert.
-INIT, ORDER, VIEWS, LOSS, EPOCH = range(5)
+INIT, ORDER, VIEWS, LOSS, EPOCH, PROBE_INIT, PROBE_ORDER, PROBE_VIEWS = range(8)
 
 
 class State(NamedTuple):
@@ -29,7 +29,7 @@ class State(NamedTuple):
     Attributes:
       params, stats, memory: the method's (see `ssljax.methods.base.Method`).
       optimizer: optax state.
-      alive: False from the first step whose loss or gradient is not finite; nothing of the run changes from then on.
+      alive: False from the first step whose loss, gradient or new weights are not finite; nothing of the run changes from then on.
     """
 
     params: Tree
@@ -159,7 +159,9 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
         params = optax.apply_updates(state.params, updates)
         memory = method.update(params, memory, hyper, step)
         norm = optax.global_norm(gradients)
-        alive = state.alive & jnp.isfinite(loss) & jnp.isfinite(norm)
+        # A finite gradient times a huge rate may still throw the weights out of range.
+        sound = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(params))
+        alive = state.alive & sound
         new = State(params, stats, memory, optimizer, alive)
         kept = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state._replace(alive=alive))
         return kept, {"loss": loss, "learning_rate": lr, "gradient_norm": norm, **metrics}

@@ -35,7 +35,7 @@ def test_runs_spread_over_devices_give_the_same_losses():
             [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=True
         )
         devices, spread, *values = done.stdout.split()
-        assert (int(devices), spread) == (count, "{%d}" % count)
+        assert (int(devices), spread) == (count, f"{{{count}}}")
         results.append([float(v) for v in values])
     one, two = results
     assert all(abs(a - b) < 1e-4 * abs(a) for a, b in zip(one, two))
