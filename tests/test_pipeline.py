@@ -196,6 +196,7 @@ def test_a_diverged_run_is_left_out_and_named(tiny, tmp_path, caplog):
     assert "diverged" in study.report.read_text()
 
 
+@pytest.mark.slow
 def test_programs_split_by_size_give_the_runs_of_one_program(tiny, tmp_path):
     whole = tiny(method="simclr", seeds=(1, 2), epochs=1, warmup_epochs=0, evaluations=("knn",))
     split = ssljax.Config(**{**whole.__dict__, "max_runs_per_program": 1})
@@ -284,8 +285,9 @@ def test_own_arrays_with_labels_and_two_widths_through_every_stage(tiny, tmp_pat
     """Labels without names, 16 bits a pixel, and programs that no column of the tables tells apart."""
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 3
-    # Planted: the class is the brightness, so that every evaluation can find it.
-    images = (labels[:, None, None, None] * 20000 + rng.integers(0, 5000, (120, 8, 8, 1))).astype(np.uint16)
+    # Planted: the class is which third is bright, so that raw pixels tell it.
+    bright = (np.arange(8) // 3 == labels[:, None])[:, :, None, None]
+    images = (bright * 40000 + rng.integers(0, 5000, (120, 8, 8, 1))).astype(np.uint16)
     file = tmp_path / "own.npz"
     np.savez(file, images=images, labels=labels)
     configs = [

@@ -37,7 +37,7 @@ def test_named_splits_come_back_as_they_are(load, train, test):
     np.testing.assert_array_equal(found.splits["train"].labels, LABELS[:20])
     np.testing.assert_array_equal(found.splits["test"].labels, LABELS[20:])
     assert found.splits["test"].labels.dtype == np.int32
-    assert found.class_names is None
+    assert found.class_names == ("0", "1", "2")
     np.testing.assert_allclose(found.std, (IMAGES[:20] / 255).std((0, 1, 2)), rtol=1e-12)
 
 

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import jax, numpy as np
 import ssljax
@@ -23,6 +25,7 @@ print(jax.device_count(), spread, *np.asarray(metrics["loss"]).ravel(), *np.asar
 """
 
 
+@pytest.mark.slow
 def test_runs_spread_over_devices_give_the_same_losses():
     results = []
     for count in (1, 2):

@@ -78,6 +78,7 @@ def test_a_sweep_equals_single_runs(tiny, method):
             assert max(np.abs(leaf[i] - leaf[0]).max() for leaf in batched) > 1e-5, run.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["map", "unroll"])
 def test_the_ways_to_run_the_axis_agree(tiny, how):
     _, la, _ = train(tiny(method="simclr", seeds=(1, 2), run_axis="vmap"))
@@ -114,10 +115,9 @@ def test_each_seed_sees_every_image_once_an_epoch_in_an_order_of_its_own(tiny):
 
 def test_a_run_that_diverges_is_frozen_and_the_others_go_on_untouched(tiny):
     settings = dict(method="simclr", optimizer="sgd", seeds=(5,))
-    sick, losses, _ = train(tiny(**settings, sweep=("learning_rate=0.01,1e30",)), steps=5)
+    sick, _, _ = train(tiny(**settings, sweep=("learning_rate=0.01,1e30",)), steps=5)
     healthy, _, _ = train(tiny(**settings, sweep=("learning_rate=0.01,0.02",)), steps=5)
     assert np.asarray(sick.alive).tolist() == [True, False]
-    assert not np.isfinite(losses[-1, 1])
     for a, b in zip(jax.tree.leaves(sick.params), jax.tree.leaves(healthy.params)):
         np.testing.assert_array_equal(a[0], b[0])
         # frozen where it last was finite
