@@ -54,7 +54,7 @@ def _quiet() -> None:
     """Leaves on standard error what this program says, and nothing of its libraries."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("ssljax").setLevel(logging.INFO)
-    for noisy in ("absl", "orbax", "jax", "asyncio"):
+    for noisy in ("absl", "orbax", "jax", "asyncio", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     # A failed write raises in the main thread, which says so in one line; orbax's own threads would print it again.
     threading.excepthook = lambda args: None

@@ -129,7 +129,7 @@ def parse_argv(values: flags.FlagValues, argv: Sequence[str]) -> None:
     except flags.UnrecognizedFlagError as error:
         raise unknown("flag", f"--{error.flagname}", (f"--{name}" for name in values)) from None
     except (flags.Error, OSError) as error:
-        raise UserError(str(error)) from None
+        raise UserError(str(error).removeprefix("ERROR:: ")) from None
     if rest[1:]:
         raise UserError(f"unexpected argument '{rest[1]}'; settings are given as --name=value")
 

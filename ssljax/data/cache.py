@@ -74,8 +74,8 @@ def fetch(
     try:
         return read(folder, name, identity())
     except Unfit as reason:
-        what = "is built anew" if os.path.isdir(folder) else "is built"
-        _log.info("%s: the cache in %s %s: %s", name, folder, what, reason)
+        if os.path.isdir(folder):
+            _log.info("%s: the cache in %s is built anew: %s", name, folder, reason)
     with writing(folder):
         os.makedirs(os.path.dirname(folder), exist_ok=True)
     with _locked(folder, name):
