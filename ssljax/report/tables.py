@@ -177,7 +177,9 @@ def labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
                 detail.append(setting.transforms)
             detail += [setting.method] if len(methods) > 1 else []
             detail += [setting.backbone] if len(backbones) > 1 else []
-            detail += [f"{name} {value}" for name, value in setting.swept]
+            detail += [
+                f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.swept
+            ]
         elif setting.method == RANDOM and len(backbones) > 1:
             detail.append(setting.backbone)
         detail += [setting.variant] if setting.variant else []
