@@ -63,7 +63,7 @@ def test_swept_values_make_rows_and_baselines_ignore_them():
     found = tables.summary(rows)
     assert [r.setting.swept for r in found] == [(("hue", 0.0),), (("hue", 0.25),), (), ()]
     assert [tables.full_label(label) for label in tables.labels(found)] == [
-        "First set (mnist_first, hue 0.0)",
+        "First set (mnist_first, hue 0)",
         "First set (mnist_first, hue 0.25)",
         "Raw pixels",
         "Untrained encoder",
