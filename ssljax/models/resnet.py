@@ -43,7 +43,7 @@ class ResNet(nn.Module):
       blocks: basic blocks in each of the four stages.
       width: multiplies every channel count.
       stem: "cifar" (3x3, stride 1, no pool) or "imagenet" (7x7, stride 2, then a 3x3 max-pool of stride 2).
-      stem_padding: padding of the CIFAR stem; torchvision's habit is 1, solo-learn and MIRA pad by 2 (METHODS: 34x34 out).
+      stem_padding: padding of the CIFAR stem; torchvision's habit is 1, solo-learn and MIRA pad by 2 (34x34 out at 32 px).
       zero_init_residual: the last scale of each block starts at 0 (SimSiam).
     """
 

@@ -134,7 +134,7 @@ def test_linear_scaling_multiplies_by_batch_over_256(tiny):
 
 def test_settings_that_are_not_given_come_from_the_preset(tiny):
     config = config_lib.resolve(config_lib.Config(method="mocov2plus", preset="paper"))
-    # METHODS of the paper's appendix D.1: lr .3, weight decay 1e-4, queue 32768, T .2, tau .99, 1000 epochs, batch 512
+    # The paper's appendix D.1: lr .3, weight decay 1e-4, queue 32768, T .2, tau .99, 1000 epochs, batch 512
     assert (config.learning_rate, config.weight_decay, config.queue_size) == (0.3, 1e-4, 32768)
     assert (config.temperature, config.tau_base, config.epochs, config.batch_size) == (0.2, 0.99, 1000, 512)
     assert config.optimizer == "sgd"
