@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +103,10 @@ def pixels(dataset: Dataset, seeds: Sequence[int], program: str) -> Representati
     return Representation(flat("train"), flat("test"), names, tuple(seeds), ({},) * len(seeds), columns, None)
 
 
+Measured = tuple[Sequence[Measurement], Sequence[ClassMeasurement]]
+"""What an evaluation says of one run: overall, and class by class."""
+
+
 def measure(
     config: Config, dataset: Dataset, shown: Representation, artifacts: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -116,49 +121,7 @@ def measure(
     Returns:
       Rows of results.csv and of per_class.csv.
     """
-    train, test = dataset.splits["train"], dataset.splits["test"]
-    names = dataset.class_names or ()
-    # `check` has refused what needs labels where there are none.
-    train_labels, test_labels = (np.asarray(s.labels) for s in (train, test))
-    rows: list[dict[str, Any]] = []
-    class_rows: list[dict[str, Any]] = []
-
-    def add(i: int, overall: Sequence[Measurement], by_class: Sequence[ClassMeasurement] = ()) -> None:
-        shared = {
-            "run": shown.names[i],
-            "seed": shown.seeds[i],
-            **shown.swept[i],
-            "dataset": config.dataset,
-            **shown.columns,
-        }
-        rows.extend({**shared, **m._asdict()} for m in overall)
-        class_rows.extend(
-            {
-                **shared,
-                "class": m.class_name,
-                "evaluation": m.evaluation,
-                "target": m.target,
-                "metric": m.metric,
-                "value": m.value,
-            }
-            for m in by_class
-        )
-
-    if "linear" in config.evaluations:
-        features, test_features = _probe_features(config, shown)
-        head = probe.fit(
-            features,
-            train_labels,
-            np.asarray(shown.seeds),
-            n_classes=len(names),
-            dim=shown.train.shape[-1],
-            epochs=config.probe_epochs,
-            batch_size=config.probe_batch_size,
-            learning_rate=config.probe_learning_rate,
-        )
-        linear = probe.scores(head, test_features)
-        for i in range(len(shown.names)):
-            add(i, *classification("linear", linear[i], test_labels, names))
+    test = dataset.splits["test"]
     saved: dict[str, np.ndarray] = {
         "runs": np.array(shown.names),
         "seeds": np.array(shown.seeds),
@@ -167,33 +130,74 @@ def measure(
     }
     if test.labels is not None:
         saved["labels"] = test.labels
-    if "knn" in config.evaluations:
-        for i in range(len(shown.names)):
-            found = knn_scores(
-                shown.train[i],
-                train_labels,
-                shown.test[i],
-                k=config.knn_k,
-                temperature=config.knn_temperature,
-                n_classes=len(names),
-            )
-            add(i, *classification("knn", found, test_labels, names))
-    if "kmeans" in config.evaluations:
-        saved["clusters"] = np.full(shown.test.shape[:2], -1, np.int32)
-        saved["distance"] = np.full(shown.test.shape[:2], np.nan, np.float32)
-        for i in range(len(shown.names)):
-            measured, clustering = clustering_measurements(
-                shown.test[i],
-                test.labels,
-                n_clusters=config.clusters or len(names),
-                random_state=shown.seeds[i] % 2**31,
-                normalize="l2" if config.kmeans_features == "l2" else "none",
-            )
-            add(i, measured)
-            saved["clusters"][i], saved["distance"][i] = clustering.assignment, clustering.distance
+    rows: list[dict[str, Any]] = []
+    class_rows: list[dict[str, Any]] = []
+    for name, evaluate in _EVALUATE.items():
+        if name not in config.evaluations:
+            continue
+        measured, arrays = evaluate(config, dataset, shown)
+        saved |= arrays
+        for i, (overall, by_class) in enumerate(measured):
+            shared = {"run": shown.names[i], "seed": shown.seeds[i], **shown.swept[i]}
+            shared |= {"dataset": config.dataset, **shown.columns}
+            rows += [{**shared, **m._asdict()} for m in overall]
+            for one in by_class:
+                values = one._asdict()
+                class_rows.append({**shared, "class": values.pop("class_name"), **values})
     artifacts.parent.mkdir(parents=True, exist_ok=True)
     np.savez(artifacts, allow_pickle=False, **saved)
     return rows, class_rows
+
+
+def _linear(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
+    names, (train_labels, test_labels) = _classes(dataset)
+    features, test_features = _probe_features(config, shown)
+    head = probe.fit(
+        features,
+        train_labels,
+        np.asarray(shown.seeds),
+        n_classes=len(names),
+        dim=shown.train.shape[-1],
+        epochs=config.probe_epochs,
+        batch_size=config.probe_batch_size,
+        learning_rate=config.probe_learning_rate,
+    )
+    return [classification("linear", s, test_labels, names) for s in probe.scores(head, test_features)], {}
+
+
+def _knn(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
+    names, (train_labels, test_labels) = _classes(dataset)
+    votes = partial(knn_scores, k=config.knn_k, temperature=config.knn_temperature, n_classes=len(names))
+    pairs = zip(shown.train, shown.test)
+    return [classification("knn", votes(x, train_labels, y), test_labels, names) for x, y in pairs], {}
+
+
+def _kmeans(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
+    clustered = [
+        clustering_measurements(
+            features,
+            dataset.splits["test"].labels,
+            n_clusters=config.clusters or len(dataset.class_names or ()),
+            random_state=seed % 2**31,  # scikit-learn takes no larger one
+            normalize="l2" if config.kmeans_features == "l2" else "none",
+        )
+        for features, seed in zip(shown.test, shown.seeds)
+    ]
+    arrays = {
+        "clusters": np.stack([found.assignment for _, found in clustered]).astype(np.int32),
+        "distance": np.stack([found.distance for _, found in clustered]).astype(np.float32),
+    }
+    return [(rows, ()) for rows, _ in clustered], arrays
+
+
+# In the order of the tables. A new evaluation is a function and a row (and its name in config.EVALUATIONS).
+_EVALUATE = {"linear": _linear, "knn": _knn, "kmeans": _kmeans}
+
+
+def _classes(dataset: Dataset) -> tuple[Sequence[str], tuple[np.ndarray, np.ndarray]]:
+    """Class names, and the labels of both splits; `check` has refused data without them."""
+    splits = dataset.splits
+    return dataset.class_names or (), (np.asarray(splits["train"].labels), np.asarray(splits["test"].labels))
 
 
 def _probe_features(config: Config, shown: Representation) -> tuple[Any, np.ndarray]:
