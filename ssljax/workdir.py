@@ -46,7 +46,7 @@ def claimed(workdir: Path, configs: Sequence[Config]) -> Iterator[None]:
             ) from None
         flagfile = workdir / "flagfile.cfg"
         text = flags.to_flagfile(configs)
-        if flagfile.exists():
+        if flagfile.exists() and (workdir / "checkpoints").exists():  # a preview alone binds a folder to nothing
             _refuse_other(workdir, flags.read_flagfile(flagfile), configs)
         try:
             write_text(flagfile, text)

@@ -177,6 +177,12 @@ def test_a_workdir_belongs_to_its_config(finished, configs, tiny):
     pipeline.run(configs, finished, stages=("preview",), progress=False)
 
 
+def test_a_preview_binds_a_folder_to_nothing(tiny, tmp_path):
+    for transforms in ("rotation", "horizontal_flip"):
+        pipeline.run(tiny(transforms=transforms), tmp_path / "W", stages=("preview",), progress=False)
+        assert flags.read_flagfile(tmp_path / "W" / "flagfile.cfg")[0].transforms == transforms
+
+
 def test_a_workdir_in_use_is_refused(finished, configs):
     from ssljax.workdir import claimed
 
