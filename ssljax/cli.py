@@ -73,10 +73,18 @@ def _main(argv: list[str]) -> int:
     absl_flags.DEFINE_string(
         "stages", "preview,pretrain,evaluate,report", "which stages to run (default: all)", flag_values=values
     )
+    absl_flags.DEFINE_string(
+        "help_method", None, "show the page of a method: loss, memory, traps, presets, swept names", flag_values=values
+    )
     absl_flags.DEFINE_boolean("help", False, "show every flag", flag_values=values, short_name="h")
     flags.parse_argv(values, argv)
     if values["help"].value:
         print(_help(values))
+        return OK
+    if values["help_method"].value is not None:
+        from ssljax.methods.describe import describe
+
+        print(describe(values["help_method"].value))
         return OK
     workdir = _workdir(values["workdir"].value, argv)
     stages = [stage for stage in flags.split_commas(values["stages"].value or "") if stage]
@@ -127,6 +135,6 @@ def _cache_compilations() -> None:
 def _help(values: absl_flags.FlagValues) -> str:
     lines = ["python experiments/run.py --flagfile=FILE [--name=value ...]", ""]
     lines += ["  --flagfile\n      a file of such lines; flags after it go over it"]
-    lines += [f"  --{name}\n      {values[name].help}" for name in ("workdir", "stages")]
+    lines += [f"  --{name}\n      {values[name].help}" for name in ("workdir", "stages", "help_method")]
     lines += [f"  --{name}\n      {values[name].help}" for name in flags.names()]
     return "\n".join(lines)

@@ -74,6 +74,12 @@ class Config:
     transforms: str = _field(
         None, str, "a transform set by name, or a definition: rotation(degrees=25)+horizontal_flip; A|B for two views"
     )
+    local_crops: int = _field(
+        0, int, "small crops beside the two global views, for methods with multi-crop; drawn as view 1 is", low=0
+    )
+    local_size: int = _field(
+        0, int, "side in pixels of the local crops (0: 96/224 of --image_size, as SwAV and DINO)", low=0
+    )
 
     # What learns
     preset: str = _field("digits", str, "where settings that are not given come from: paper, solo or digits")
@@ -86,7 +92,28 @@ class Config:
     )
     hidden_dim: int = _field(None, int, "hidden width of the projector", low=1)
     output_dim: int = _field(None, int, "output width of the projector", low=1)
+    predictor_dim: int = _field(None, int, "hidden width of the predictor", low=1)
     queue_size: int = _field(None, int, "keys in a method's queue", low=1)
+    prototypes: int = _field(None, int, "prototypes of a clustering method", low=2)
+    prototype_heads: int = _field(None, int, "clusterings side by side (DeepCluster v2)", low=1)
+
+    # A second loss beside the first: one encoder, one more set of views
+    second_transforms: str = _field(
+        "", str, "transform set of a second loss, trained with the first as a weighted sum (none: one loss)"
+    )
+    second_method: str = _field("", str, "method of the second loss (default: the first's)")
+    second_heads: str = _field(
+        "own",
+        str,
+        "whether the second loss has heads of its own or the first's (the same method only); memory is its own always",
+        choices=("own", "shared"),
+    )
+    loss_weights_first: float = _field(
+        1.0, float, "weight of the first of two losses", address="loss_weights.first", traced=True, low=0
+    )
+    loss_weights_second: float = _field(
+        1.0, float, "weight of the second of two losses", address="loss_weights.second", traced=True, low=0
+    )
 
     # How it learns
     epochs: int = _field(None, int, "passes over the training images", low=1)
@@ -94,7 +121,9 @@ class Config:
     optimizer: str = _field(None, str, "update rule")
     learning_rate: float = _field(None, float, "peak learning rate", traced=True, low=0)
     lr_scaling: str = _field(None, str, "linear multiplies the learning rate by batch/256", choices=("none", "linear"))
-    warmup_epochs: int = _field(None, int, "epochs of linear warm-up before the cosine", low=0)
+    warmup_epochs: float = _field(None, float, "epochs of linear warm-up before the cosine", traced=True, low=0)
+    warmup_learning_rate: float = _field(None, float, "learning rate at the first step", traced=True, low=0)
+    min_learning_rate: float = _field(None, float, "learning rate at the end of the cosine", traced=True, low=0)
     weight_decay: float = _field(None, float, "weight decay", traced=True, low=0)
     momentum: float = _field(0.9, float, "momentum of SGD and LARS", traced=True, low=0, high=1)
     temperature: float = _field(None, float, "temperature of a contrastive loss", traced=True, low=1e-6)
@@ -168,8 +197,11 @@ class Config:
     clusters: int = _field(0, int, "clusters of K-means (0: the number of classes)", low=0, training=False)
     targets: str = _field("", str, "CSV of published values to print beside the measured ones", training=False)
 
+    # Not a setting: the second loss's own, which `resolve` makes of the others.
+    second: "Config | None" = dataclasses.field(default=None, repr=False)
+
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
+        for field in fields().values():
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
 
 
@@ -179,8 +211,8 @@ def flag_name(field: dataclasses.Field) -> str:
 
 
 def fields() -> dict[str, dataclasses.Field]:
-    """Every field of `Config` by its flag name."""
-    return {flag_name(f): f for f in dataclasses.fields(Config)}
+    """Every setting of `Config` by its flag name."""
+    return {flag_name(f): f for f in dataclasses.fields(Config) if f.metadata}
 
 
 def checked(field: dataclasses.Field, value: Any) -> Any:
@@ -193,7 +225,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
     kind = meta["kind"]
     if kind is tuple:
         return _checked_tuple(field.name, flag, value)
-    if field.name == "transforms" and hasattr(value, "views"):
+    if field.name in ("transforms", "second_transforms") and hasattr(value, "views"):
         from ssljax.augment import to_text
 
         value = to_text(value)  # a set made in Python
@@ -243,20 +275,18 @@ EVALUATIONS = ("linear", "knn", "kmeans")
 def resolve(config: Config) -> Config:
     """The same config with every `None` filled in from the preset, and every name checked against its table.
 
-    Fields that the method does not use stay None.
+    Fields that the method does not use stay None. Where there is a second loss, `second` holds its settings: what is given is
+    given for both, and the rest is as the preset says for the second's method.
 
     Raises:
       UserError: an unknown method, preset, backbone, optimizer or transform set, or a value that a preset does not give.
     """
     from ssljax.augment import parse
-    from ssljax.methods import preset
     from ssljax.models import BACKBONES
     from ssljax.train.optimizers import OPTIMIZERS
 
-    values = {
-        name: value for name, value in preset(config.method, config.preset).items() if getattr(config, name) is None
-    }
-    config = dataclasses.replace(config, **values)
+    given = config
+    config = _filled(config)
     for name in ("transforms", "backbone", "width", "image_size", "epochs", "batch_size", "optimizer", "learning_rate"):
         if getattr(config, name) is None:
             raise UserError(f"--{name}: preset '{config.preset}' gives none for method '{config.method}'; give one")
@@ -266,11 +296,33 @@ def resolve(config: Config) -> Config:
         raise unknown("optimizer", config.optimizer, OPTIMIZERS, "--optimizer")
     parse(config.transforms, "--transforms")
     parse(config.probe_transforms, "--probe_transforms")
-    if config.warmup_epochs >= config.epochs:
-        raise UserError(
-            f"--warmup_epochs: {config.warmup_epochs} is not below --epochs={config.epochs}: the rate would never fall"
-        )
+    if config.second_transforms:
+        parse(config.second_transforms, "--second_transforms")
+        method = config.second_method or config.method
+        if config.second_heads == "shared" and method != config.method:
+            raise UserError(
+                f"--second_heads: {config.method} and {method} have heads of different kinds, which cannot be shared"
+            )
+        own = dataclasses.replace(given, method=method, transforms=config.second_transforms, second_transforms="")
+        # What is one for both losses (batch, image size, schedule) is the first's.
+        shared = {n: getattr(config, n) for n in _SHARED}
+        return dataclasses.replace(config, second=dataclasses.replace(_filled(own, "--second_method"), **shared))
+    for name in ("second_method", "loss_weights.first", "loss_weights.second"):
+        field = fields()[name]
+        if getattr(config, field.name) != field.default:
+            raise UserError(f"--{name}: there is no second loss without --second_transforms")
     return config
+
+
+_SHARED = ("image_size", "batch_size", "epochs", "optimizer", "backbone", "width", "stem", "stem_padding")
+
+
+def _filled(config: Config, flag: str = "--method") -> Config:
+    from ssljax.methods import preset
+
+    values = preset(config.method, config.preset, config.dataset, flag)
+    missing = {f.name: values[f.name] for f in fields().values() if f.name in values and getattr(config, f.name) is None}
+    return dataclasses.replace(config, **missing)
 
 
 def to_json(config: Config) -> dict[str, Any]:

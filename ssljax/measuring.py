@@ -85,9 +85,19 @@ def represent(config: Config, trained: Trained, dataset: Dataset, program: str) 
         tuple(f"{program}/{run.name}" for run in trained.runs),
         tuple(run.seed for run in trained.runs),
         tuple(run.swept for run in trained.runs),
-        {"method": config.method, "backbone": config.backbone, "transforms": config.transforms, "epoch": trained.epoch},
+        {
+            "method": both(config.method, config.second and config.second.method),
+            "backbone": config.backbone,
+            "transforms": both(config.transforms, config.second and config.second.transforms),
+            "epoch": trained.epoch,
+        },
         trained,
     )
+
+
+def both(first: str, second: str | None) -> str:
+    """What the tables call a program of one loss or of two."""
+    return first if second is None else f"{first} & {second}"
 
 
 def pixels(dataset: Dataset, seeds: Sequence[int], program: str) -> Representation:

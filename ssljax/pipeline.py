@@ -25,7 +25,7 @@ from ssljax.report import figures, tables
 from ssljax.report.page import write_page
 from ssljax.sweeps import Run
 from ssljax.train import loop
-from ssljax.train.step import to_unit
+from ssljax.train.step import sources, to_unit, transform_values
 
 log = logging.getLogger("ssljax")
 
@@ -170,6 +170,7 @@ def plan(configs: Sequence[Config], *, trained: bool = True) -> list[Program]:
             )
         dataset = _measured_on(config, sets[key])
         if trained:
+            _check_prototypes(config, dataset)
             measuring.check(config, dataset)
             for view in augment.parse(config.probe_transforms).views:
                 augment.check(view, dataset.splits["train"].images.shape[-1])
@@ -180,6 +181,16 @@ def plan(configs: Sequence[Config], *, trained: bool = True) -> list[Program]:
         for number, chunk in enumerate(chunks):
             programs.append(Program(name if len(chunks) == 1 else f"{name}~{number}", config, chunk, dataset))
     return programs
+
+
+def _check_prototypes(config: Config, dataset: Dataset) -> None:
+    """Raises if a clustering method could not tell the classes apart."""
+    classes = max(config.clusters, len(dataset.class_names or ()))
+    for own in (config, config.second):
+        if own is not None and own.prototypes is not None and own.prototypes < classes:
+            raise UserError(
+                f"--prototypes: {own.prototypes} are fewer than the {classes} classes of {config.dataset} that are looked for"
+            )
 
 
 def _measured_on(config: Config, dataset: Dataset) -> Dataset:
@@ -198,7 +209,8 @@ def _names(configs: Sequence[Config]) -> list[str]:
     fields = config_lib.fields().values()
     differing = [f.name for f in fields if len({getattr(c, f.name) for c in configs}) > 1]
     # A preset brings values along; the settings that tell programs apart are the ones a user thinks in.
-    telling = [n for n in ("dataset", "method", "backbone", "transforms") if n in differing] or differing or ["method"]
+    thought = ("dataset", "method", "second_method", "backbone", "transforms", "second_transforms")
+    telling = [name for name in thought if name in differing] or differing or ["method"]
     names = ["-".join(_slug(str(getattr(c, n))) for n in telling) for c in configs]
     if len(set(names)) < len(names):
         names = ["-".join(_slug(str(getattr(c, n))) for n in differing) for c in configs]
@@ -230,18 +242,18 @@ def untrained(program: Program) -> loop.Trained:
 
 
 def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) -> None:
-    """A sheet of what a program's transform set does: a row an image, the original first, then draws of each view.
+    """A sheet of what a program's transform sets do: a row an image, the original first, then draws of each view.
 
     Args:
-      program: whose first run's traced values, set and data are shown.
+      program: whose first run's traced values, sets and data are shown.
       path: PNG to write.
-      images, draws: rows, and draws of each of the two views.
+      images, draws: rows, and draws of each view.
     """
     config, split = program.config, program.dataset.splits["train"]
     index = np.linspace(0, len(split.images) - 1, min(images, len(split.images))).astype(int)
     originals = np.asarray(split.images[index])
-    transforms = augment.parse(config.transforms)
-    for view in transforms.views:
+    views = sources(config)
+    for view in views.values():
         augment.check(view, originals.shape[-1])
     hyper = sweeps.hyper(config, program.runs[0])
 
@@ -253,18 +265,28 @@ def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) ->
                 view,
                 jax.random.fold_in(key, i),
                 unit,
-                hyper["transforms"][f"view{i + 1}"],
+                transform_values(hyper, source),
                 image_size=config.image_size,
             )
-            for i, view in enumerate(transforms.views)
+            for i, (source, view) in enumerate(views.items())
         ]
 
     drawn = [draw(jax.random.key(number)) for number in range(draws)]
-    sides = range(len(transforms.views))
-    views = np.stack([np.asarray(d[i]) for i in sides for d in drawn], axis=1)
-    heads = [f"view {i + 1}" for i in sides for _ in drawn]
-    figures.views_sheet(path, originals, views, title=f"{config.transforms}: what the network sees", heads=heads)
+    sheet = np.stack([np.asarray(d[i]) for i in range(len(views)) for d in drawn], axis=1)
+    heads = [_HEADS.get(source, source) for source in views for _ in drawn]
+    named = " and ".join(filter(None, (config.transforms, config.second_transforms)))
+    figures.views_sheet(path, originals, sheet, title=f"{named}: what the network sees", heads=heads)
     log.info("%s: %s", program.name, path)
+
+
+_HEADS = {
+    "view1": "view 1",
+    "view2": "view 2",
+    "local": "local crop",
+    "second.view1": "second set, 1",
+    "second.view2": "second set, 2",
+    "second.local": "second set, local",
+}
 
 
 def _evaluate(program: Program, trained: loop.Trained, study: Study) -> None:

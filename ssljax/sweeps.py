@@ -1,7 +1,8 @@
 """The runs of a config: seeds times swept values, and the hyper pytree whose leading axis they share.
 
-An address names one traced value: a field's own path (`temperature`, `tau.base`) or `[view1.|view2.]transform.parameter`
-(`color_jitter.hue`); without a view it means every view that has the transform.
+An address names one traced value: its own path (`temperature`, `tau.base`, `sinkhorn.epsilon`) or `[view1.|view2.|local.]transform.parameter`
+(`color_jitter.hue`); without a view it means every view of the set that has the transform. `second.` before it means the second of two losses: its
+transform set, or its method's value. A method's value without `second.` is both losses'.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from ssljax import augment
 from ssljax import config as config_lib
 from ssljax.config import Config
 from ssljax.errors import UserError, unknown
-from ssljax.methods import METHODS
+from ssljax.methods import METHODS, preset
 from ssljax.train.optimizers import OPTIMIZERS
 
 _FORMS = {"--sweep": "address=lo:hi:n or address=a,b,c", "--set": "address=value"}
@@ -74,68 +75,140 @@ def hyper(config: Config, run: Run) -> dict[str, Any]:
       config: resolved.
       run: its swept values go over `--set`, which goes over the config's and the transform set's own.
 
+    Returns:
+      The values by their paths; under "transforms" those of each view; under "second" the second loss's, where there is one.
+
     Raises:
       UserError: an address that is static, or that the method, optimizer or transform set does not have; a value out of range.
     """
     tree: dict[str, Any] = {}
-    traced = ("learning_rate", "weight_decay", *OPTIMIZERS[config.optimizer], *METHODS[config.method].HYPER)
-    known = config_lib.fields()
-    for address in traced:
-        _store(tree, address.split("."), getattr(config, known[address].name))
-    transforms = augment.parse(config.transforms)
-    tree["transforms"] = augment.hyper(transforms)
+    for address in (*_TRAINING, *OPTIMIZERS[config.optimizer]):
+        _store(tree, address, getattr(config, config_lib.fields()[address].name))
+    tree |= _of_method(config)
+    if config.second is not None:
+        tree["second"] = _of_method(config.second)
+        _store(tree, "loss_weights.first", config.loss_weights_first)
+        _store(tree, "loss_weights.second", config.loss_weights_second)
     for text in config.set:
         address, values = parse_sweep(text, "--set")
         if len(values) != 1:
             raise UserError(f"--set: {address} takes one value; several are a --sweep")
-        _assign(config, tree, traced, address, values[0], "--set")
-    for i, view in enumerate(transforms.views, 1):
-        augment.check_hyper(view, tree["transforms"][f"view{i}"], "--set")
-    touched: dict[tuple[str, ...], str] = {}
+        _assign(config, tree, address, values[0], "--set")
+    _check(config, tree, "--set")
+    touched: dict[str, str] = {}
     for address, value in run.swept.items():
-        for leaf in _assign(config, tree, traced, address, value, "--sweep"):
+        for leaf in _assign(config, tree, address, value, "--sweep"):
             if leaf in touched:
-                raise UserError(f"--sweep: {touched[leaf]} and {address} both mean {'.'.join(leaf)}")
+                raise UserError(f"--sweep: {touched[leaf]} and {address} both mean {leaf}")
             touched[leaf] = address
-    for i, view in enumerate(transforms.views, 1):
-        augment.check_hyper(view, tree["transforms"][f"view{i}"], "--sweep")
+    _check(config, tree, "--sweep")
     arrays = jax.tree.map(jnp.float32, tree)
     return {**arrays, "seed": jnp.uint32(run.seed)}
 
 
-def _store(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    for name in path[:-1]:
+# What every run has besides its optimiser's and its method's values.
+_TRAINING = ("learning_rate", "weight_decay", "warmup_epochs", "warmup_learning_rate", "min_learning_rate")
+
+
+def _of_method(config: Config) -> dict[str, Any]:
+    """The values of a config's method and of its views."""
+    tree: dict[str, Any] = {}
+    known, values = config_lib.fields(), preset(config.method, config.preset, config.dataset)
+    for address, traced in METHODS[config.method].HYPER.items():
+        own = getattr(config, known[address].name) if address in known else values.get(address, traced.default)
+        if own is None:
+            raise UserError(f"--{address}: preset '{config.preset}' gives none for method '{config.method}'; give one")
+        _store(tree, address, own)
+    tree["transforms"] = augment.hyper_of_views(views_of(config))
+    return tree
+
+
+def views_of(config: Config) -> dict[str, augment.View]:
+    """The views that a resolved config's transform set gives: view1, view2 and, where it takes local crops, local."""
+    first, second = augment.parse(config.transforms).views
+    views = {"view1": first, "view2": second}
+    if config.local_crops:
+        views["local"] = augment.local_view(first)
+    return views
+
+
+def _check(config: Config, tree: dict[str, Any], flag: str) -> None:
+    """Raises unless the values of the transforms, and what must fit each other, do."""
+    for own, values in ((config, tree), (config.second, tree.get("second"))):
+        if own is not None and values is not None:
+            for name, view in views_of(own).items():
+                augment.check_hyper(view, values["transforms"][name], flag)
+    if tree["warmup_epochs"] >= config.epochs:
+        raise UserError(
+            f"--warmup_epochs: {tree['warmup_epochs']:g} is not below --epochs={config.epochs}: the rate would never fall"
+        )
+
+
+def _store(tree: dict[str, Any], address: str, value: Any) -> None:
+    *path, last = address.split(".")
+    for name in path:
         tree = tree.setdefault(name, {})
-    tree[path[-1]] = value
+    tree[last] = value
 
 
-def _assign(
-    config: Config, tree: dict[str, Any], traced: tuple[str, ...], address: str, value: float, flag: str
-) -> list[tuple[str, ...]]:
-    """Sets the leaf or leaves that an address names, and returns their paths."""
+def addresses(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    """The path of every value of a nested dict, joined by dots."""
+    found: list[str] = []
+    for name, value in tree.items():
+        found += addresses(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+    return found
+
+
+def _assign(config: Config, tree: dict[str, Any], address: str, value: float, flag: str) -> list[str]:
+    """Sets the value or values that an address names, and returns their paths."""
+    leaves = {path: (config, path) for path in addresses(tree) if not path.startswith(("transforms.", "second."))}
+    chosen = [address] if address in leaves else []
+    own, rest, where = config, address, ""
+    if config.second is not None:
+        leaves |= {f"second.{path}": (config.second, path) for path in addresses(_without_transforms(tree["second"]))}
+        if not address.startswith("second."):
+            chosen += [f"second.{address}"] if f"second.{address}" in leaves else []
+        else:
+            chosen += [address] if address in leaves else []
+            own, rest, where = config.second, address.removeprefix("second."), "second."
+    for path in chosen:
+        _checked(*leaves[path], value, address, flag)
+        _store(tree, path, value)
+    if chosen:
+        return list(dict.fromkeys(chosen))
     known = config_lib.fields()
-    if address in traced:
-        _store(tree, address.split("."), config_lib.checked(known[address], value))
-        return [(address,)]
     if address in known:
-        field = known[address]
-        if field.metadata["traced"]:
+        if known[address].metadata["traced"]:
             raise UserError(f"{flag}: '{address}' has no effect on {config.method} trained with {config.optimizer}")
         raise UserError(
             f"{flag}: '{address}' is static and cannot differ within a program; give --{address} a comma list"
         )
-    views = tree["transforms"]
-    view, _, rest = address.partition(".")
-    chosen, path = ((view,), rest) if view in views else (tuple(views), address)
-    leaves: list[tuple[str, ...]] = [
-        (v, t, p) for v in chosen for t in views[v] for p in views[v][t] if f"{t}.{p}" == path
-    ]
-    if not leaves:
-        possible = {f"{t}.{p}" for v in views.values() for t in v for p in v[t]} | set(traced)
+    views = (tree["second"] if where else tree)["transforms"]
+    view, _, inside = rest.partition(".")
+    sides, path = ((view,), inside) if view in views else (tuple(views), rest)
+    found = [(v, t, p) for v in sides for t in views[v] for p in views[v][t] if f"{t}.{p}" == path]
+    if not found:
+        possible = {f"{where}{t}.{p}" for v in views.values() for t in v for p in v[t]} | set(leaves)
         raise unknown("address", address, possible, flag)
-    for v, transform, parameter in leaves:
+    for v, transform, parameter in found:
         views[v][transform][parameter] = value
-    return leaves
+    return [f"{where}{v}.{t}.{p}" for v, t, p in found]
+
+
+def _without_transforms(tree: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in tree.items() if name != "transforms"}
+
+
+def _checked(config: Config, path: str, value: float, address: str, flag: str) -> None:
+    """Raises unless a method's or a training's value is in its range."""
+    known = config_lib.fields()
+    if path in known:
+        config_lib.checked(known[path], value)
+        return
+    traced = METHODS[config.method].HYPER[path]
+    if value < traced.low or (traced.high is not None and value > traced.high):
+        span = f"between {traced.low:g} and {traced.high:g}" if traced.high is not None else f"of at least {traced.low:g}"
+        raise UserError(f"{flag}: {address}: expected a number {span}, given {value:g}")
 
 
 def stack(trees: list[Any]) -> Any:

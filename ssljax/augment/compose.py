@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.augment import resample
+from ssljax.augment.geometry import random_resized_crop
 from ssljax.augment.transform import Array, Drawn, Hyper, Transform, check_values
 from ssljax.augment.warp import warp
 from ssljax.errors import UserError
@@ -68,10 +69,31 @@ def names(view: View) -> list[str]:
 
 def hyper(chosen: TransformSet) -> dict[str, dict[str, dict[str, float]]]:
     """Every traced parameter at its default: `{"view1": {transform: {parameter: value}}, "view2": ...}`."""
+    return hyper_of_views({f"view{number}": view for number, view in enumerate(chosen.views, 1)})
+
+
+def hyper_of_views(views: Mapping[str, View]) -> dict[str, dict[str, dict[str, float]]]:
+    """As `hyper`, of views under names of one's own."""
     return {
-        f"view{number}": {key: dict(transform.defaults) for key, transform in zip(names(view), view)}
-        for number, view in enumerate(chosen.views, 1)
+        name: {key: dict(transform.defaults) for key, transform in zip(names(view), view)}
+        for name, view in views.items()
     }
+
+
+LOCAL_CROP = "local_crop"
+LOCAL_AREA = (0.05, 0.14)  # MIRA, section 4.1; SwAV and DINO cut at the same .14 or .4
+
+
+def local_view(view: View) -> View:
+    """The same view of a small crop: its random resized crop becomes a `local_crop` of 5 to 14 % of the area.
+
+    It has a name of its own, so that an address of the global crop does not mean it. A view that does not crop begins with it.
+    """
+    low, high = LOCAL_AREA
+    small = random_resized_crop(area_low=low, area_high=high)._replace(name=LOCAL_CROP)
+    if all(transform.name != "random_resized_crop" for transform in view):
+        return (small, *view)
+    return tuple(small if transform.name == "random_resized_crop" else transform for transform in view)
 
 
 def check(view: View, channels: int) -> None:

@@ -1,13 +1,13 @@
 """Where images come from: one function, `load`, for every source.
 
-`digits` (embedded), `folder:DIR`, `npz:FILE`, or the name of any TensorFlow Datasets image set. NumPy only;
+`digits` (embedded), `folder:DIR`, `imagenet100:DIR`, `npz:FILE`, or the name of any TensorFlow Datasets image set. NumPy only;
 what reads a source is imported when that source is read.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from ssljax.data import arrays, digits, folder, tfds_source
+from ssljax.data import arrays, digits, folder, imagenet100, tfds_source
 from ssljax.data.build import in_memory, write
 from ssljax.data.cache import fetch, folder_for
 from ssljax.data.source import Request, Source
@@ -20,6 +20,7 @@ __all__ = ["Dataset", "Split", "load"]
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "digits": digits.source,
     "folder": folder.source,
+    "imagenet100": imagenet100.source,
     "npz": arrays.source,
 }
 
@@ -40,7 +41,7 @@ def load(
     plays test; without either, a stratified fifth of train does.
 
     Args:
-      name: `digits`; `folder:DIR`; `npz:FILE`; or a tfds name such as `mnist` or `cifar10:3.0.2`.
+      name: `digits`; `folder:DIR`; `imagenet100:DIR`; `npz:FILE`; or a tfds name such as `mnist` or `cifar10:3.0.2`.
       data_dir: where data lie: the folder that DIR and FILE are relative to, or tfds' data_dir.
       manual_dir: files downloaded by hand, for preparing a tfds set.
       cache_dir: where decoded images are kept; default $SSLJAX_CACHE or ~/.cache/ssljax/data.

@@ -230,7 +230,8 @@ def _reason(error: BaseException, request: Request) -> str:
 def _unknown(name: str, known: Sequence[str], root: str) -> UserError:
     bare = name.lower().partition(":")[0]
     near = difflib.get_close_matches(bare, ["digits", "folder", "npz", *known], n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "expected digits, folder:DIR, npz:FILE or a tfds set's name"
+    known = "digits, folder:DIR, imagenet100:DIR, npz:FILE or a tfds set's name"
+    hint = f"did you mean '{near[0]}'?" if near else f"expected {known}"
     path = os.path.expanduser(name)
     if os.path.exists(path):
         hint = f"did you mean '{'folder' if os.path.isdir(path) else 'npz'}:{name}'?"

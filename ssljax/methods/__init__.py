@@ -1,31 +1,68 @@
-"""Self-supervised methods by name: one module each, with its presets, the names of its traced hyper-parameters and `make`."""
+"""Self-supervised methods by name: one module each, with its presets, its traced numbers and `make`."""
 
 from types import ModuleType
 from typing import Any
 
-from ssljax.errors import unknown
-from ssljax.methods import mocov2plus, simclr
-from ssljax.methods.base import Batch, Method, View
+from flax import linen as nn
 
-__all__ = ["METHODS", "PRESETS", "Batch", "Method", "View", "preset"]
+from ssljax.errors import UserError, unknown
+from ssljax.methods import (
+    barlow_twins,
+    byol,
+    deepclusterv2,
+    dino,
+    mocov2plus,
+    nnbyol,
+    nnclr,
+    ressl,
+    simclr,
+    simsiam,
+    swav,
+    vibcreg,
+    vicreg,
+)
+from ssljax.methods.base import Batch, Course, Method, Traced, View
+from ssljax.methods.pair import weighted_sum
+
+__all__ = ["METHODS", "PRESETS", "Batch", "Course", "Method", "Traced", "View", "build", "preset"]
 
 METHODS: dict[str, ModuleType] = {
+    "barlow_twins": barlow_twins,
+    "byol": byol,
+    "deepclusterv2": deepclusterv2,
+    "dino": dino,
     "mocov2plus": mocov2plus,
+    "nnbyol": nnbyol,
+    "nnclr": nnclr,
+    "ressl": ressl,
     "simclr": simclr,
+    "simsiam": simsiam,
+    "swav": swav,
+    "vibcreg": vibcreg,
+    "vicreg": vicreg,
 }
 
-# What a preset says for every method; a method's own PRESETS row goes over it.
+_SCHEDULE = dict(warmup_epochs=10, warmup_learning_rate=3e-5, min_learning_rate=0.0)  # solo-learn's
+
+# What a preset says for every method; a method's own PRESETS row goes over it. A row "preset@data set" goes over the
+# preset's for that data set, and then only the methods that have such a row of their own have the preset at all.
 PRESETS: dict[str, dict[str, Any]] = {
     # Papers 000 to 003, sections B.1 / D.1: SGD, batch 512, 1000 epochs, ResNet18 with the CIFAR stem, learning rates as
     # written. Momentum and schedule are our choice (solo-learn's).
     "paper": dict(
-        transforms="cifar", optimizer="sgd", lr_scaling="none", epochs=1000, batch_size=512, warmup_epochs=10,
-        backbone="resnet18", width=1.0, image_size=32, stem_padding=1, probe_features="raw",
+        transforms="cifar", optimizer="sgd", lr_scaling="none", epochs=1000, batch_size=512, backbone="resnet18",
+        width=1.0, image_size=32, stem_padding=1, probe_features="raw", **_SCHEDULE,
+    ),
+    # Section D.1, last lines: four methods.
+    "paper@imagenet100": dict(batch_size=128, epochs=400, image_size=224, stem="imagenet"),
+    # Section D.2: two methods. Warm-up is our choice.
+    "paper@mnist": dict(
+        transforms="mnist_first", optimizer="adam", batch_size=32, epochs=250, backbone="vgg11",
     ),
     # solo-learn's CIFAR files.
     "solo": dict(
-        lr_scaling="linear", epochs=1000, batch_size=256, warmup_epochs=10, backbone="resnet18", width=1.0,
-        image_size=32, stem_padding=2, probe_features="raw",
+        optimizer="lars_solo", lr_scaling="linear", epochs=1000, batch_size=256, backbone="resnet18", width=1.0,
+        image_size=32, stem_padding=2, probe_features="raw", **_SCHEDULE,
     ),
     # Ours: scikit-learn's digits within minutes on two CPU cores. Learning rate, temperature and width of the networks were
     # chosen on a validation part of the training images. VGG11 has batch normalisation here: without it, within so few
@@ -33,20 +70,50 @@ PRESETS: dict[str, dict[str, Any]] = {
     # features are so small that the probe would measure their unit.
     "digits": dict(
         transforms="mnist_first", optimizer="adam", lr_scaling="none", learning_rate=1e-3, weight_decay=1e-4, epochs=20,
-        batch_size=128, warmup_epochs=2, backbone="vgg11_bn", width=0.25, image_size=16, stem_padding=1,
-        probe_features="standardized",
+        batch_size=128, backbone="vgg11_bn", width=0.25, image_size=16, stem_padding=1, probe_features="standardized",
+        hidden_dim=128, output_dim=64, **{**_SCHEDULE, "warmup_epochs": 2},
     ),
 }  # fmt: skip
 
 
-def preset(method: str, name: str) -> dict[str, Any]:
-    """Every value that preset `name` gives for `method`.
+def preset(method: str, name: str, dataset: str = "", flag: str = "--method") -> dict[str, Any]:
+    """Every value that preset `name` gives for `method` on a data set, by field of `Config` or traced name.
+
+    Args:
+      method, name: keys of `METHODS` and `PRESETS`.
+      dataset: as `--dataset` names it; decides only where the preset has a row for that data set.
+      flag: what named the method, for messages.
 
     Raises:
-      UserError: unknown method or preset.
+      UserError: unknown method or preset, or a preset without values for the method on this data set.
     """
+    names = [known for known in PRESETS if "@" not in known]
     if method not in METHODS:
-        raise unknown("method", method, METHODS, "--method")
-    if name not in PRESETS:
-        raise unknown("preset", name, PRESETS, "--preset")
-    return {**PRESETS[name], **METHODS[method].PRESETS[name]}
+        raise unknown("method", method, METHODS, flag)
+    if name not in names:
+        raise unknown("preset", name, names, "--preset")
+    own = METHODS[method].PRESETS
+    values = {**PRESETS[name], **own[name]}
+    special = f"{name}@{dataset.partition(':')[0]}"
+    if special in PRESETS:
+        if special not in own:
+            having = ", ".join(known for known, module in METHODS.items() if special in module.PRESETS)
+            raise UserError(
+                f"--preset: '{name}' has no values for {method} on {special.partition('@')[2]}, only for {having}; "
+                "give another --preset and what you want changed"
+            )
+        values |= {**PRESETS[special], **own[special]}
+    return values
+
+
+def build(config: Any, backbone: nn.Module, course: Course) -> Method:
+    """The method of a resolved config, or the weighted sum of its two.
+
+    Raises:
+      UserError: settings that a method refuses.
+    """
+    first = METHODS[config.method].make(config, backbone, course)
+    if config.second is None:
+        return first
+    second = METHODS[config.second.method].make(config.second, backbone, course)
+    return weighted_sum(first, second, shared_heads=config.second_heads == "shared")

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ssljax.errors import UserError
+
 Tree = Any
 """A pytree of arrays."""
 
@@ -13,7 +15,7 @@ Tree = Any
 class View(NamedTuple):
     """One view that a method asks for: which of the set's views draws it, and the side of the image in pixels."""
 
-    source: str  # "view1" or "view2"
+    source: str  # "view1", "view2" or "local"; "second." before it where a second set draws it
     size: int
 
 
@@ -24,18 +26,52 @@ class Batch(NamedTuple):
     index: jax.Array  # type: ignore[assignment]  # also a method of tuple, which nobody calls on a batch
 
 
+class Course(NamedTuple):
+    """How long a training is: the images of the set, steps in an epoch, and steps in all."""
+
+    images: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+class Traced(NamedTuple):
+    """A number of a method that may differ between the runs of a program.
+
+    Attributes:
+      help: what it is, for `--help_method`.
+      default: where the preset is silent; None for a field of `Config` of that name.
+      low, high: its range, ends included.
+    """
+
+    help: str
+    default: float | None = None
+    low: float = 0.0
+    high: float | None = None
+
+
+# Names that several methods share; each is a flag too.
+TEMPERATURE = {"temperature": Traced("T of the softmax", low=1e-6)}
+TAU = {
+    "tau.base": Traced("EMA coefficient of the target at the first step", high=1.0),
+    "tau.final": Traced("EMA coefficient of the target at the last step", high=1.0),
+}
+
+
 class Method(NamedTuple):
     """A self-supervised method for one run.
 
     Attributes:
       views: the plan: which views a step draws.
-      init: (key, views) -> (params, stats, memory). Stats are batch statistics; memory is what the method carries between
-        steps besides them: queue, target, centre, bank.
+      init: (key, views) -> (params, stats, memory). `params` and `stats` (batch statistics) are dicts by part of the network, one of
+        them "backbone"; memory is what the method carries between steps besides them: queue, target, centre, bank.
       loss: (params, stats, memory, batch, hyper, step, key) -> (scalar, (stats, memory, metrics)); differentiable in params.
       update: (params, memory, hyper, step) -> memory, after the optimiser: EMA targets and the like.
       encode: (params, stats, images) -> features [batch, dim] of the backbone in evaluation mode, before any head.
-      trainable: (params, step, hyper) -> tree of 0/1 that multiplies the *update*: what may move now.
-      on_epoch: (params, memory, key) -> memory, at the start of each epoch.
+      trainable: (params, step, hyper) -> tree of 0/1 like params: what may move now. What may not is left alone by the gradient, by
+        decay and by momentum.
+      rates: (params, rate, peak) -> tree like params: each array's learning rate, from this step's and the highest.
+      on_epoch: (params, memory, hyper, key) -> memory, at the start of each epoch.
+      fill: whether memory is filled by a pass over the images, weights held, before the first epoch.
     """
 
     views: tuple[View, ...]
@@ -44,12 +80,30 @@ class Method(NamedTuple):
     update: Callable[[Tree, Tree, Tree, jax.Array], Tree]
     encode: Callable[[Tree, Tree, jax.Array], jax.Array]
     trainable: Callable[[Tree, jax.Array, Tree], Tree] | None = None
-    on_epoch: Callable[[Tree, Tree, jax.Array], Tree] | None = None
+    rates: Callable[[Tree, jax.Array, jax.Array], Tree] | None = None
+    on_epoch: Callable[[Tree, Tree, Tree, jax.Array], Tree] | None = None
+    fill: bool = False
 
 
-def two_global_views(image_size: int) -> tuple[View, View]:
-    """The plan of most methods: one full-size view from each side of the transform set."""
-    return View("view1", image_size), View("view2", image_size)
+def two_global_views(config: Any) -> tuple[View, View]:
+    """The plan of most methods: one full-size view from each side of the transform set.
+
+    Raises:
+      UserError: the config asks for local crops.
+    """
+    if config.local_crops:
+        raise UserError(f"--local_crops: {config.method} compares two global views and has no use for local crops")
+    return View("view1", config.image_size), View("view2", config.image_size)
+
+
+LOCAL_SIDE = 96 / 224  # of a local crop beside a global one: SwAV's and DINO's pixels on ImageNet
+
+
+def multi_crop_views(config: Any) -> tuple[View, ...]:
+    """Two global views and `config.local_crops` small ones (Caron et al., 2020, section 3.4)."""
+    size = config.local_size or max(8, round(config.image_size * LOCAL_SIDE))
+    two = View("view1", config.image_size), View("view2", config.image_size)
+    return two + (View("local", size),) * config.local_crops
 
 
 def cosine_tau(base: jax.Array, final: jax.Array, step: jax.Array, total_steps: int) -> jax.Array:
@@ -63,7 +117,58 @@ def ema(target: Tree, params: Tree, tau: jax.Array) -> Tree:
     return jax.tree.map(lambda t, p: tau * t + (1 - tau) * p, target, params)
 
 
+def target_of(params: Tree, stats: Tree, *parts: str) -> Tree:
+    """A target network at its start: a copy of some parts, with batch statistics of its own."""
+    return jax.tree.map(jnp.copy, {"params": _parts(params, parts), "stats": _parts(stats, parts)})
+
+
+def retarget(memory: Tree, params: Tree, stats: Tree) -> Tree:
+    """Memory whose target, if it has one, starts again as a copy of these weights."""
+    if "target" not in memory:
+        return memory
+    return {**memory, "target": target_of(params, stats, *memory["target"]["params"])}
+
+
+def move_target(params: Tree, memory: Tree, hyper: Tree, step: jax.Array, total_steps: int) -> Tree:
+    """Memory with its target's parameters moved towards `params`; the batch statistics are the target's own affair."""
+    tau = cosine_tau(hyper["tau"]["base"], hyper["tau"]["final"], step, total_steps)
+    target = memory["target"]
+    moved = ema(target["params"], _parts(params, tuple(target["params"])), tau)
+    return {**memory, "target": {**target, "params": moved}}
+
+
+def _parts(tree: Tree, parts: tuple[str, ...]) -> Tree:
+    return {part: tree[part] for part in parts}
+
+
 def keep(params: Tree, memory: Tree, hyper: Tree, step: jax.Array) -> Tree:
     """The `update` of a method that keeps nothing besides its weights."""
     del params, hyper, step
     return memory
+
+
+def hold(params: Tree, part: str, until: jax.Array) -> Tree:
+    """A `trainable` tree: everything moves but one part, which moves where `until` says so (0 or 1)."""
+    return {name: jax.tree.map(lambda _: until if name == part else 1.0, tree) for name, tree in params.items()}
+
+
+def noise_queue(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A queue before its first key: Gaussian noise on the unit sphere."""
+    noise = jax.random.normal(key, shape)
+    return noise / jnp.linalg.norm(noise, axis=-1, keepdims=True)
+
+
+def enqueue(queue: jax.Array, keys: jax.Array, step: jax.Array) -> jax.Array:
+    """Keys [..., batch, dim] over the oldest of a queue [..., size, dim]; the place to write follows from the step."""
+    batch, size = keys.shape[-2], queue.shape[-2]
+    start = (step * batch) % size
+    return jax.lax.dynamic_update_slice_in_dim(queue, keys, start, axis=-2)
+
+
+def check_queue(config: Any) -> None:
+    """Raises `UserError` unless whole batches fill the queue."""
+    if config.queue_size % config.batch_size:
+        raise UserError(
+            f"--queue_size: {config.queue_size} is not a multiple of --batch_size={config.batch_size}; "
+            "a step replaces a whole batch of keys"
+        )

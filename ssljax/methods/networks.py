@@ -1,50 +1,87 @@
-"""A backbone and a projector as pure functions over explicit parameters: the part that every method shares."""
+"""A backbone with its heads as pure functions over explicit parameters: the part that every method shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ssljax.losses import normalize
 from ssljax.methods.base import Tree
-from ssljax.models import apply_views
+from ssljax.models import PRECISIONS, apply_views
 
 
 class Network(NamedTuple):
-    """Pure functions of an encoder with a head.
+    """Pure functions of an encoder with heads. Parameters and batch statistics are dicts by part: "backbone", "projector", "predictor".
 
     Attributes:
-      init: (key, images) -> (params, stats), params = {"backbone": ..., "projector": ...}.
-      project: (params, stats, views) -> (outputs [views, batch, out], stats), train mode, each view on its own.
-      encode: (params, stats, images) -> features [batch, dim], evaluation mode.
+      init: (key, images) -> (params, stats).
+      project: (params, stats, views) -> (z [views, batch, out], stats), train mode, each view on its own, in the order given.
+      predict: (params, stats, z [views, batch, out]) -> (p, stats), likewise.
+      encode: (params, stats, images) -> features [batch, dim] of the backbone, evaluation mode.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[Tree, Tree]]
-    project: Callable[[Tree, Tree, tuple[jax.Array, ...]], tuple[jax.Array, Tree]]
+    project: Callable[[Tree, Tree, Sequence[jax.Array]], tuple[jax.Array, Tree]]
+    predict: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
     encode: Callable[[Tree, Tree, jax.Array], jax.Array]
 
 
-def encoder_with_head(backbone: nn.Module, head: nn.Module) -> Network:
-    """The functions of `head(backbone(images))`; the backbone may hold batch statistics, this head holds none."""
+def network(backbone: nn.Module, projector: nn.Module, predictor: nn.Module | None = None) -> Network:
+    """The functions of `predictor(projector(backbone(images)))`; any part may hold batch statistics."""
+    heads = {"projector": projector} | ({"predictor": predictor} if predictor is not None else {})
 
     def init(key: jax.Array, images: jax.Array) -> tuple[Tree, Tree]:
-        backbone_key, head_key = jax.random.split(key)
-        variables = backbone.init(backbone_key, images[:1], train=False)
-        features = backbone.apply(variables, images[:1], train=False)
-        params = {"backbone": variables["params"], "projector": head.init(head_key, features)["params"]}
-        return params, variables.get("batch_stats", {})
+        params, stats, x = {}, {}, images[:1]
+        for (name, module), own in zip({"backbone": backbone, **heads}.items(), jax.random.split(key, 3)):
+            variables = module.init(own, x, train=False)
+            params[name], stats[name] = variables["params"], variables.get("batch_stats", {})
+            x = module.apply(variables, x, train=False)
+        return params, stats
 
-    def project(params: Tree, stats: Tree, views: tuple[jax.Array, ...]) -> tuple[jax.Array, Tree]:
-        def one(stats: Tree, images: jax.Array) -> tuple[Any, Tree]:
-            variables = {"params": params["backbone"], "batch_stats": stats}
-            features, updated = backbone.apply(variables, images, train=True, mutable=["batch_stats"])
-            return head.apply({"params": params["projector"]}, features), updated.get("batch_stats", {})
+    def apply(parts: dict[str, nn.Module], params: Tree, stats: Tree, views: jax.Array) -> tuple[jax.Array, Tree]:
+        def one(own: Tree, x: Any) -> tuple[Any, Tree]:
+            updated = {}
+            for name, module in parts.items():
+                variables = {"params": params[name], "batch_stats": own[name]}
+                x, changed = module.apply(variables, x, train=True, mutable=["batch_stats"])
+                updated[name] = changed.get("batch_stats", {})
+            return x, updated
 
-        return apply_views(one, stats, jnp.stack(views))
+        out, updated = apply_views(one, {name: stats[name] for name in parts}, views)
+        return out, {**stats, **updated}
+
+    def project(params: Tree, stats: Tree, views: Sequence[jax.Array]) -> tuple[jax.Array, Tree]:
+        parts = {"backbone": backbone, "projector": projector}
+        outputs = []
+        for _, same in groupby(views, key=jnp.shape):  # views of one size are one batched computation
+            z, stats = apply(parts, params, stats, jnp.stack(list(same)))
+            outputs.append(z)
+        return jnp.concatenate(outputs), stats
+
+    def predict(params: Tree, stats: Tree, z: jax.Array) -> tuple[jax.Array, Tree]:
+        return apply({"predictor": heads["predictor"]}, params, stats, z)
 
     def encode(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
-        features: Any = backbone.apply({"params": params["backbone"], "batch_stats": stats}, images, train=False)
+        variables = {"params": params["backbone"], "batch_stats": stats["backbone"]}
+        features: Any = backbone.apply(variables, images, train=False)
         return features
 
-    return Network(init, project, encode)
+    return Network(init, project, predict, encode)
+
+
+def precision(config: Any) -> Any:
+    """The compute type of a config's networks."""
+    return PRECISIONS[config.precision]
+
+
+def prototypes(key: jax.Array, count: int, dim: int) -> jax.Array:
+    """Directions [count, dim] to start from, even over the sphere; `cosine_logits` reads nothing but their direction."""
+    return normalize(jax.random.normal(key, (count, dim)))
+
+
+def cosine_logits(z: jax.Array, directions: jax.Array) -> jax.Array:
+    """Cosines [..., count] of z [..., dim] with prototypes [count, dim], in float32: a weight-normalised layer of gain 1."""
+    return normalize(z) @ normalize(directions).T

@@ -1,9 +1,10 @@
 """SimCLR (Chen et al., 2020): views of one image attract, all other views of the batch repel.
 
-Loss: NT-Xent over the 2N views of a batch, every other of the 2N - 1 views in the denominator (equation 1).
+Loss: NT-Xent over the 2N views of a batch, -log exp(s_ij/T) / sum_{k != i} exp(s_ik/T) for each view i and its partner j, s the cosine
+of their projections (equation 1).
 Memory: none.
-What people get wrong: the head has no batch normalisation; the positive belongs in the denominator; log-sum-exp, not exp.
-Swept names: learning_rate, weight_decay, momentum (SGD, LARS), temperature, every transform's parameters.
+What people get wrong: the head has no batch normalisation; the positive belongs in the denominator, the view itself does not;
+log-sum-exp, not exp.
 """
 
 from typing import Any
@@ -12,37 +13,36 @@ import jax
 from flax import linen as nn
 
 from ssljax import losses
-from ssljax.methods.base import Batch, Method, Tree, keep, two_global_views
-from ssljax.methods.networks import encoder_with_head
-from ssljax.models import PRECISIONS, Projector
+from ssljax.methods.base import TEMPERATURE, Batch, Course, Method, Tree, keep, two_global_views
+from ssljax.methods.networks import network, precision
+from ssljax.models import MLP
 
-HYPER = ("temperature",)
+HYPER = {**TEMPERATURE}
 
 # Hidden widths are solo-learn's everywhere: the papers do not give them.
+_SHARED = dict(learning_rate=0.4, weight_decay=1e-5, temperature=0.2, hidden_dim=2048, output_dim=256)
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": dict(learning_rate=0.4, weight_decay=1e-5, temperature=0.2, hidden_dim=2048, output_dim=256),
-    "solo": dict(
-        optimizer="lars_solo", learning_rate=0.4, weight_decay=1e-4, temperature=0.2, hidden_dim=2048, output_dim=256,
-        transforms="solo_sym",
-    ),
-    "digits": dict(temperature=0.2, hidden_dim=128, output_dim=64),
-}  # fmt: skip
+    "paper": _SHARED,
+    "paper@imagenet100": {},
+    "solo": {**_SHARED, "weight_decay": 1e-4, "transforms": "solo_sym"},
+    "digits": dict(temperature=0.2),
+}
 
 
-def make(config: Any, backbone: nn.Module, total_steps: int) -> Method:
+def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     """SimCLR for one run; see `ssljax.methods.base.Method`."""
-    del total_steps
-    network = encoder_with_head(backbone, Projector(config.hidden_dim, config.output_dim, PRECISIONS[config.precision]))
+    del course
+    net = network(backbone, MLP((config.hidden_dim, config.output_dim), normalise=False, dtype=precision(config)))
 
     def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
-        params, stats = network.init(key, views[0])
-        return params, stats, {}
+        return *net.init(key, views[0]), {}
 
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
         del step, key
-        (z1, z2), stats = network.project(params, stats, batch.views)
+        (z1, z2), stats = net.project(params, stats, batch.views)
         return losses.nt_xent(z1, z2, hyper["temperature"]), (stats, memory, {})
 
-    return Method(two_global_views(config.image_size), init, loss, keep, network.encode)
+    return Method(two_global_views(config), init, loss, keep, net.encode)

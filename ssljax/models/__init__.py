@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssljax.errors import unknown
-from ssljax.models.heads import Projector
+from ssljax.models.heads import MLP, gelu
 from ssljax.models.layers import BN_MOMENTUM, CONVOLUTIONS, Linear
 from ssljax.models.resnet import ResNet
 from ssljax.models.vgg import PLANS, VGG
 
-__all__ = ["BACKBONES", "PRECISIONS", "VGG", "Linear", "Projector", "ResNet", "apply_views", "backbone"]
+__all__ = ["BACKBONES", "MLP", "PRECISIONS", "VGG", "Linear", "ResNet", "apply_views", "backbone", "gelu"]
 
 
 def _vgg(depth: int, normalise: bool = False) -> Callable[..., nn.Module]:

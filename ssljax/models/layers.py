@@ -1,16 +1,19 @@
-"""Layers that every backbone shares: the replaceable convolution and the initialisers of the papers' framework.
+"""Layers that networks share: the replaceable convolution, the initialisers of the papers' framework, whitening.
 
 A convolution inside `vmap` over runs becomes a grouped convolution, and one inside `scan` leaves the fast path of
 XLA's CPU backend altogether. `conv_as_matmul` computes the same function as patches times a matrix, which stays a
 plain (batched) matrix product in both places. Backbones take either through `flax.linen.Conv`'s own hook.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from ssljax.errors import UserError
 
 ConvGeneralDilated = Callable[..., jax.Array]
 
@@ -76,10 +79,12 @@ def _torch_bias(fan_in: int) -> Callable[..., jax.Array]:
 
 
 class Linear(nn.Module):
-    """A dense layer that starts as PyTorch's does: weight and bias uniform in +-1/sqrt(fan in)."""
+    """A dense layer that starts as PyTorch's does, weight and bias uniform in +-1/sqrt(fan in), unless told otherwise."""
 
     features: int
     use_bias: bool = True
+    kernel_init: Any = None
+    bias_init: Any = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -88,8 +93,8 @@ class Linear(nn.Module):
             self.features,
             use_bias=self.use_bias,
             dtype=self.dtype,
-            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            bias_init=_torch_bias(x.shape[-1]),
+            kernel_init=self.kernel_init or nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            bias_init=self.bias_init or _torch_bias(x.shape[-1]),
             name="dense",
         )(x)
 
@@ -102,3 +107,41 @@ def batch_norm(train: bool, dtype: Any, name: str, **options: Any) -> nn.BatchNo
     return nn.BatchNorm(
         use_running_average=not train, momentum=BN_MOMENTUM, epsilon=1e-5, dtype=dtype, name=name, **options
     )
+
+
+def iterative_normalization(x: jax.Array, group_size: int = 32, iterations: int = 5, eps: float = 1e-5) -> jax.Array:
+    """Whitens groups of features over the batch by Newton's iteration for the inverse root of their covariance.
+
+    Args:
+      x: [batch, dim]; group g is columns g * group_size to (g + 1) * group_size.
+      group_size: features whitened together; divides dim. 32, 5 and 1e-5 are VIbCReg's values.
+      iterations: Newton steps T. Directions of little variance are whitened last; a few steps leave them small.
+      eps: added to the diagonal of the covariance.
+
+    Returns:
+      [batch, dim] in float32: Xc P_T / sqrt(tr S), with Xc the centred group, S = Xc^T Xc / batch + eps I,
+      P_0 = I and P_t = (3 P_(t-1) - P_(t-1)^3 S / tr S) / 2. Differentiable.
+
+    Raises:
+      UserError: dim is no multiple of group_size.
+
+    References:
+      Huang et al., 2019 (Iterative Normalization), algorithm 1.
+    """
+    n, dim = x.shape
+    if dim % group_size:
+        raise UserError(f"iterative_normalization: {dim} features do not divide into groups of group_size={group_size}")
+    # At their default precision accelerators round the products of float32 matrices to fewer bits.
+    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    groups = x.astype(jnp.float32).reshape(n, dim // group_size, group_size).swapaxes(0, 1)
+    centred = groups - groups.mean(axis=1, keepdims=True)
+    identity = jnp.eye(group_size)
+    covariance = matmul(centred.mT, centred) / n + eps * identity
+    trace = jnp.trace(covariance, axis1=1, axis2=2)[:, None, None]
+    # Newton's iteration on its own amplifies rounding that does not commute with S. Kept beside P_t, its product with
+    # S / tr S gives the same P_t at the same cost, stably (Higham, 1997, "Stable iterations for the matrix square root").
+    root, product = jnp.broadcast_to(identity, covariance.shape), covariance / trace
+    for _ in range(iterations):
+        step = (3 * identity - matmul(root, product)) / 2
+        root, product = matmul(step, root), matmul(product, step)
+    return matmul(centred, root * jax.lax.rsqrt(trace)).swapaxes(0, 1).reshape(n, dim)

@@ -167,6 +167,8 @@ def _epochs(
     steps = {n: sweep_step(config, program, n) for n in {per_call, 1}}
     order_of = jax.jit(over_runs(program.order, (0, None)))
     on_epoch = jax.jit(over_runs(program.on_epoch, (0, 0, None)), donate_argnums=0)
+    if start == 0:
+        state = _filled(trained, config, order_of)
     alive = np.asarray(state.alive)
     writers = _Writers(tensorboard, runs, start + 1)
     images_a_step = config.batch_size * len(runs)
@@ -217,6 +219,18 @@ def _epochs(
                 break
         bar.update(program.total_steps - bar.n if not alive.any() else 0)
     writers.close()
+    return state
+
+
+def _filled(trained: Trained, config: Config, order_of: Callable[..., jax.Array]) -> State:
+    """The state before the first epoch: as it is, or with its memory filled from every image."""
+    program, _, state, hyper, data, _ = trained
+    if program.fill is None:
+        return state
+    one = jax.jit(over_runs(program.fill, (0, 0, None, 0, None), config.run_axis), donate_argnums=0)
+    order = order_of(hyper, 0)
+    for step in range(program.steps_per_epoch):
+        state = one(state, hyper, data, order, step)
     return state
 
 

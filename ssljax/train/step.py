@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import augment
+from ssljax import augment, sweeps
 from ssljax.config import Config
-from ssljax.methods import METHODS, Batch, Method
+from ssljax.methods import Batch, Course, Method, build
 from ssljax.models import backbone
 from ssljax.train import optimizers
 
 Tree = Any
 
 # Purposes of derived keys. Their order is part of what a seed means: append, never insert.
-INIT, ORDER, VIEWS, LOSS, EPOCH, PROBE_INIT, PROBE_ORDER, PROBE_VIEWS = range(8)
+INIT, ORDER, VIEWS, LOSS, EPOCH, PROBE_INIT, PROBE_ORDER, PROBE_VIEWS, FILL = range(9)
 
 
 class State(NamedTuple):
@@ -60,6 +60,8 @@ class Program(NamedTuple):
       order: (hyper, epoch) -> the permutation of the images' indices for that epoch.
       step: (state, hyper, data, order, step) -> (state, metrics).
       on_epoch: (state, hyper, epoch) -> state.
+      fill: (state, hyper, data, order, step) -> state whose memory has seen the step's images, weights as they were; None if the method
+        has no use for it.
       encode: (state, images in [0, 1] of the network's size, data) -> features.
     """
 
@@ -67,6 +69,7 @@ class Program(NamedTuple):
     order: Callable[..., jax.Array]
     step: Callable[..., tuple[State, dict[str, jax.Array]]]
     on_epoch: Callable[..., State]
+    fill: Callable[..., State] | None
     encode: Callable[..., jax.Array]
     steps_per_epoch: int
     total_steps: int
@@ -98,11 +101,10 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
         precision=config.precision,
         convolution=config.convolution,
     )
-    method: Method = METHODS[config.method].make(config, network, total_steps)
-    transforms = augment.parse(config.transforms)
-    for view in transforms.views:
+    method: Method = build(config, network, Course(n_images, steps_per_epoch, total_steps))
+    sides = sources(config)
+    for view in sides.values():
         augment.check(view, channels)
-    sides = {f"view{i + 1}": view for i, view in enumerate(transforms.views)}
     scale = config.batch_size / 256 if config.lr_scaling == "linear" else 1.0
 
     def rate(hyper: Tree, step: jax.Array) -> jax.Array:
@@ -110,53 +112,48 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
             hyper["learning_rate"] * scale,
             step,
             total_steps=total_steps,
-            warmup_steps=config.warmup_epochs * steps_per_epoch,
+            warmup_steps=hyper["warmup_epochs"] * steps_per_epoch,
+            start=hyper["warmup_learning_rate"],
+            end=hyper["min_learning_rate"],
         )
 
     def init(hyper: Tree) -> State:
         blank = tuple(jnp.zeros((1, view.size, view.size, channels)) for view in method.views)
         params, stats, memory = method.init(derive(hyper["seed"], 0, INIT), blank)
-        optimizer = optimizers.rule(config.optimizer, hyper, jnp.float32(0)).init(params)
+        optimizer = optimizers.rule(config.optimizer, hyper, params).init(params)
         return State(params, stats, memory, optimizer, jnp.array(True))
 
     def order(hyper: Tree, epoch: jax.Array) -> jax.Array:
         return jax.random.permutation(derive(hyper["seed"], epoch, ORDER), n_images)
 
-    def draw(hyper: Tree, data: Data, index: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
+    def draw(hyper: Tree, data: Data, index: jax.Array, step: jax.Array, purpose: int = VIEWS) -> Batch:
         images = to_unit(data.images[index])
-        key = derive(hyper["seed"], step, VIEWS)
-        return tuple(
-            (
-                augment.apply_view(
-                    sides[view.source],
-                    jax.random.fold_in(key, i),
-                    images,
-                    hyper["transforms"][view.source],
-                    image_size=view.size,
-                )
-                - data.mean
+        key = derive(hyper["seed"], step, purpose)
+        views = (
+            augment.apply_view(
+                sides[view.source],
+                jax.random.fold_in(key, i),
+                images,
+                transform_values(hyper, view.source),
+                image_size=view.size,
             )
-            / data.std
             for i, view in enumerate(method.views)
         )
+        return Batch(tuple((view - data.mean) / data.std for view in views), index)
+
+    def batch_of(order: jax.Array, step: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(order, (step % steps_per_epoch * config.batch_size,), (config.batch_size,))
 
     def step(
         state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
-        index = jax.lax.dynamic_slice(order, (step % steps_per_epoch * config.batch_size,), (config.batch_size,))
-        batch = Batch(draw(hyper, data, index, step), index)
+        batch = draw(hyper, data, batch_of(order, step), step)
         loss_key = derive(hyper["seed"], step, LOSS)
         (loss, (stats, memory, metrics)), gradients = jax.value_and_grad(method.loss, has_aux=True)(
             state.params, state.stats, state.memory, batch, hyper, step, loss_key
         )
         lr = rate(hyper, step)
-        direction, optimizer = optimizers.rule(config.optimizer, hyper, lr).update(
-            gradients, state.optimizer, state.params
-        )
-        updates = jax.tree.map(lambda d: -lr * d, direction)
-        if method.trainable is not None:
-            updates = jax.tree.map(jnp.multiply, updates, method.trainable(state.params, step, hyper))
-        params = optax.apply_updates(state.params, updates)
+        params, optimizer = descend(state, hyper, gradients, lr, step)
         memory = method.update(params, memory, hyper, step)
         norm = optax.global_norm(gradients)
         # A finite gradient times a huge rate may still throw the weights out of range.
@@ -166,16 +163,51 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
         kept = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state._replace(alive=alive))
         return kept, {"loss": loss, "learning_rate": lr, "gradient_norm": norm, **metrics}
 
+    def descend(state: State, hyper: Tree, gradients: Tree, lr: jax.Array, step: jax.Array) -> tuple[Tree, Tree]:
+        """Parameters and optimiser after a step down the gradients."""
+        if method.rates is None:
+            rates = jax.tree.map(lambda _: lr, state.params)
+        else:
+            rates = method.rates(state.params, lr, hyper["learning_rate"] * scale)
+        rule = optimizers.rule(config.optimizer, hyper, rates)
+        direction, optimizer = rule.update(gradients, state.optimizer, state.params)
+        updates = jax.tree.map(lambda d, rate: -rate * d, direction, rates)
+        if method.trainable is not None:
+            mask = method.trainable(state.params, step, hyper)
+            updates = jax.tree.map(jnp.multiply, updates, mask)
+            optimizer = optimizers.hold(rule, mask, optimizer, state.optimizer)
+        return optax.apply_updates(state.params, updates), optimizer
+
     def on_epoch(state: State, hyper: Tree, epoch: jax.Array) -> State:
         if method.on_epoch is None:
             return state
-        memory = method.on_epoch(state.params, state.memory, derive(hyper["seed"], epoch, EPOCH))
+        memory = method.on_epoch(state.params, state.memory, hyper, derive(hyper["seed"], epoch, EPOCH))
         return state._replace(memory=jax.tree.map(lambda a, b: jnp.where(state.alive, a, b), memory, state.memory))
+
+    def fill(state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array) -> State:
+        batch = draw(hyper, data, batch_of(order, step), step, FILL)
+        key = derive(hyper["seed"], step, FILL)
+        _, (_, memory, _) = method.loss(state.params, state.stats, state.memory, batch, hyper, step, key)
+        return state._replace(memory=memory)
 
     def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
         return method.encode(state.params, state.stats, (images - data.mean) / data.std)
 
-    return Program(init, order, step, on_epoch, encode, steps_per_epoch, total_steps)
+    return Program(init, order, step, on_epoch, fill if method.fill else None, encode, steps_per_epoch, total_steps)
+
+
+def sources(config: Config) -> dict[str, augment.View]:
+    """What draws each view that a method's plan can name: a resolved config's views, and its second loss's after "second."."""
+    views = sweeps.views_of(config)
+    if config.second is not None:
+        views |= {f"second.{name}": view for name, view in sweeps.views_of(config.second).items()}
+    return views
+
+
+def transform_values(hyper: Tree, source: str) -> Tree:
+    """The transforms' traced values of one of `sources`."""
+    loss, _, view = source.rpartition(".")
+    return (hyper[loss] if loss else hyper)["transforms"][view]
 
 
 def over_runs(function: Callable[..., Any], axes: tuple[int | None, ...], how: str = "vmap") -> Callable[..., Any]:

@@ -1,0 +1,50 @@
+"""Barlow Twins (Zbontar et al., 2021): the cross-correlation of two views' projections should be the identity.
+
+Loss: scale x [sum_i (C_ii - 1)^2 + lambda sum_{i != j} C_ij^2], C the correlation of z1's and z2's dimensions over the batch (equations 1, 2).
+Memory: none.
+What people get wrong: z is standardised with the biased variance (eps 1e-5) and C divided by N, so that its diagonal can reach 1; N is the
+whole batch; scale is .1 on CIFAR (solo-learn's), where the paper writes 1: under SGD that is a tenth of the gradient.
+"""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from ssljax import losses
+from ssljax.methods.base import Batch, Course, Method, Traced, Tree, keep, two_global_views
+from ssljax.methods.networks import network, precision
+from ssljax.models import MLP
+
+HYPER = {
+    "lambda": Traced("weight of the off-diagonal terms", 0.0051),  # Zbontar et al., section 2.2
+    "scale": Traced("factor of the whole loss", 0.1),  # solo-learn's on CIFAR
+}
+
+_SHARED = dict(learning_rate=0.3, weight_decay=1e-4, hidden_dim=2048, output_dim=2048)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": _SHARED,
+    "solo": {**_SHARED, "transforms": "solo_asym"},
+    "digits": {},
+}
+
+
+def make(config: Any, backbone: nn.Module, course: Course) -> Method:
+    """Barlow Twins for one run; see `ssljax.methods.base.Method`."""
+    del course
+    widths = (config.hidden_dim, config.hidden_dim, config.output_dim)
+    net = network(backbone, MLP(widths, dtype=precision(config)))
+
+    def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
+        return *net.init(key, views[0]), {}
+
+    def loss(
+        params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
+        del step, key
+        (z1, z2), stats = net.project(params, stats, batch.views)
+        value = losses.barlow_twins(z1, z2, lambda_=hyper["lambda"], scale=hyper["scale"])
+        return value, (stats, memory, {})
+
+    return Method(two_global_views(config), init, loss, keep, net.encode)

@@ -1,0 +1,120 @@
+"""Two losses at once: a method under one transform set plus a method under another, on one encoder.
+
+L = w1 L1(views of the first set) + w2 L2(views of the second set): No Free Lunch in SSL, section 2.2; Exploring SSL biases for microscopy,
+section 3.4 ("two independent SSRL losses"). Independent is taken at its word: each loss has its own views, heads and memory, so that a
+queue of one set's keys is no negative of the other's. `shared_heads` gives both losses the same projector (and predictor, prototypes);
+memory stays apart.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.methods.base import Batch, Method, Tree, retarget
+
+SHARED = "backbone"
+
+
+def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -> Method:
+    """The method that trains one backbone on both losses.
+
+    The second's traced values stand in `hyper["second"]`, the weights in `hyper["loss_weights"]`. Batch statistics of the backbone pass
+    through the first loss's views and then the second's. Where the two give the backbone different learning rates, the first's holds.
+
+    Args:
+      first, second: on the same backbone.
+      shared_heads: whether both losses use the first's heads; the two must then be the same method with the same settings.
+    """
+    sides = ("first", "second")
+
+    def part(tree: Tree, side: str) -> Tree:
+        return tree if shared_heads else {SHARED: tree[SHARED], **tree[side]}
+
+    def join(backbone: Tree, own: dict[str, Tree]) -> Tree:
+        heads = {side: {k: v for k, v in own[side].items() if k != SHARED} for side in sides}
+        return {SHARED: backbone, **heads}
+
+    def joined(own: dict[str, Tree], merge: Callable[[Any, Any], Any]) -> Tree:
+        """One tree like params from one of each side, merged where both have a say."""
+        if shared_heads:
+            return jax.tree.map(merge, own["first"], own["second"])
+        return join(jax.tree.map(merge, own["first"][SHARED], own["second"][SHARED]), own)
+
+    def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
+        # The first side starts as it would alone, so that a second loss of weight 0 changes nothing.
+        n = len(first.views)
+        params, stats, memory = {}, {}, {}
+        for side, method, own, key in (
+            ("first", first, views[:n], key),
+            ("second", second, views[n:], jax.random.fold_in(key, 1)),
+        ):
+            params[side], stats[side], memory[side] = method.init(key, own)
+        if shared_heads:
+            all_params, all_stats = params["first"], stats["first"]
+        else:
+            all_params, all_stats = join(params["first"][SHARED], params), join(stats["first"][SHARED], stats)
+        memory["second"] = retarget(memory["second"], part(all_params, "second"), part(all_stats, "second"))
+        return all_params, all_stats, memory
+
+    def loss(
+        params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
+        n = len(first.views)
+        total = jnp.float32(0)
+        memory, metrics = dict(memory), {}
+        for side, method, views, own, key in (
+            ("first", first, batch.views[:n], hyper, key),
+            ("second", second, batch.views[n:], hyper["second"], jax.random.fold_in(key, 1)),
+        ):
+            value, (new, memory[side], told) = method.loss(
+                part(params, side), part(stats, side), memory[side], Batch(views, batch.index), own, step, key
+            )
+            total += hyper["loss_weights"][side] * value
+            heads = {k: v for k, v in new.items() if k != SHARED}
+            stats = new if shared_heads else {**stats, SHARED: new[SHARED], side: heads}
+            metrics |= {f"loss.{side}": value, **{f"{side}.{name}": m for name, m in told.items()}}
+        return total, (stats, memory, metrics)
+
+    def update(params: Tree, memory: Tree, hyper: Tree, step: jax.Array) -> Tree:
+        return {
+            "first": first.update(part(params, "first"), memory["first"], hyper, step),
+            "second": second.update(part(params, "second"), memory["second"], hyper["second"], step),
+        }
+
+    def trainable(params: Tree, step: jax.Array, hyper: Tree) -> Tree:
+        masks = {}
+        for side, method, own in (("first", first, hyper), ("second", second, hyper["second"])):
+            mine = part(params, side)
+            masks[side] = method.trainable(mine, step, own) if method.trainable else jax.tree.map(lambda _: 1.0, mine)
+        return joined(masks, lambda a, b: a * b)
+
+    def rates(params: Tree, rate: jax.Array, peak: jax.Array) -> Tree:
+        each = {}
+        for side, method in (("first", first), ("second", second)):
+            mine = part(params, side)
+            each[side] = method.rates(mine, rate, peak) if method.rates else jax.tree.map(lambda _: rate, mine)
+        return joined(each, lambda a, b: a)
+
+    def on_epoch(params: Tree, memory: Tree, hyper: Tree, key: jax.Array) -> Tree:
+        memory = dict(memory)
+        for side, method, own in (("first", first, hyper), ("second", second, hyper["second"])):
+            if method.on_epoch:
+                memory[side] = method.on_epoch(part(params, side), memory[side], own, key)
+        return memory
+
+    def encode(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
+        return first.encode(part(params, "first"), part(stats, "first"), images)
+
+    return Method(
+        views=(*first.views, *(view._replace(source=f"second.{view.source}") for view in second.views)),
+        init=init,
+        loss=loss,
+        update=update,
+        encode=encode,
+        trainable=trainable if first.trainable or second.trainable else None,
+        rates=rates if first.rates or second.rates else None,
+        on_epoch=on_epoch if first.on_epoch or second.on_epoch else None,
+        fill=first.fill or second.fill,
+    )
