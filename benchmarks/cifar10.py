@@ -1,28 +1,31 @@
 """Linear and k-NN accuracy of the methods on real CIFAR-10: ResNet18, bfloat16, 30 epochs, three seeds as one program a method.
 
-  python benchmarks/cifar10.py --prepare --data_dir=DIR                          once, where TensorFlow Datasets keeps cifar10
+  python benchmarks/cifar10.py --prepare --data_dir=DIR      once, where TensorFlow Datasets keeps cifar10
   python benchmarks/cifar10.py [--methods=byol,simclr] [--minutes=9] [--flag=value ...]
 
-The last epoch counts. A method is written to the results file as soon as it is done, and a later call goes on with the methods that the
-file lacks; the table printed last holds all that were trained alike (epochs, preset, images and every other setting), beside
-solo-learn's published 1000-epoch figures. Other arguments are settings of the config, as for experiments/run.py.
+The last epoch counts. A method is written to the results file as soon as it is done, and a later call goes on with the methods that
+the file lacks. The table that is printed last holds all that were trained alike (epochs, preset, seeds, images and every other
+setting), beside solo-learn's published 1000-epoch figures. Other arguments are settings of the config, as for experiments/run.py.
 
 `--prepare` writes the decoded images in parts of 44 MiB, so that they can be carried to a machine that has an accelerator and no
-network, in transfers of a bounded size. With room for one part a transfer, 10 minutes a command and results that come back from
-OUT alone, the sequence is
+network, in transfers of bounded size. With room for one part a transfer, 10 minutes a command, and results that come back from a
+folder OUT alone, the sequence is:
 
-  here   python benchmarks/cifar10.py --prepare --data_dir=DIR    writes images-0.npy to images-3.npy and labels.npy into runs/cifar10
-  here   pip download --no-deps -d wheels NAME...                 what the machine lacks; tensorboardX, tqdm and dm-pix are small
-  there  mkdir -p /tmp/cifar10 && cp runs/cifar10/*.npy /tmp/cifar10    with runs/cifar10/images-0.npy and labels.npy,
-         ... and again with images-1.npy and with images-2.npy, one after another before the machine is given up
-  there  pip install --no-index --no-deps --target /tmp/site wheels/*.whl && export PYTHONPATH=/tmp/site:$PWD &&
-         cp runs/cifar10/*.npy /tmp/cifar10 && cp -n benchmarks/results/cifar10-gpu.json OUT/ ;
-         python benchmarks/cifar10.py --folder=/tmp/cifar10 --results=OUT/cifar10-gpu.json --minutes=9    with images-3.npy and the wheels
-  here   cp OUT/cifar10-gpu.json benchmarks/results/
-  there  the last command again (without the images while the machine is kept), until no method is left
+  here    python benchmarks/cifar10.py --prepare --data_dir=DIR
+          # writes images-0.npy to images-3.npy and labels.npy into runs/cifar10
+          pip download --no-deps -d runs/wheels dm-pix tensorboardX    # and what else the machine lacks
+  there   mkdir -p /tmp/cifar10 && cp runs/cifar10/*.npy /tmp/cifar10
+          # three times, with images-0.npy and labels.npy, images-1.npy, images-2.npy, while the machine is kept
+  there   pip install --no-index --no-deps --target /tmp/site runs/wheels/*.whl
+          cp runs/cifar10/*.npy /tmp/cifar10; cp benchmarks/results/cifar10-gpu.json OUT
+          PYTHONPATH=/tmp/site:. python benchmarks/cifar10.py --folder=/tmp/cifar10 --results=OUT/cifar10-gpu.json --minutes=9
+          # with images-3.npy and the wheels
+  here    cp OUT/cifar10-gpu.json benchmarks/results
+  there   the last command again, until no method is left; on a fresh machine, everything again
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import math
@@ -93,13 +96,13 @@ def settings(archive: Path, method: str, argv: Sequence[str]) -> Config:
     own = ["--preset=solo", "--epochs=30", "--seeds=5,6,7", "--precision=bfloat16", "--evaluations=linear,knn"]
     own += [f"--dataset=npz:{archive}", f"--cache_dir={archive.parent / 'cache'}"]
     flags.parse_argv(values, ["cifar10", *own, *argv])
-    if values["warmup_epochs"].value is None:  # solo-learn's 10 are of 1000 epochs
-        values["warmup_epochs"].value = str(min(10, int(values["epochs"].value) // 3))
     values["method"].value = method
-    configs = flags.configs_from_flags(values)
-    if len(configs) > 1:
+    config, *others = flags.configs_from_flags(values)
+    if others:
         raise UserError("one program a method: a static setting takes one value here, not a list")
-    return configs[0]
+    if config.warmup_epochs is None:  # solo-learn's 10 are of 1000 epochs
+        config = dataclasses.replace(config, warmup_epochs=min(10.0, config.epochs / 3))
+    return config
 
 
 def trained_and_measured(config: Config, method: str) -> dict[str, Any]:
@@ -213,7 +216,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/cifar10"), help="where the parts are")
     parser.add_argument("--methods", default="", help="comma list; random and pixels are the baselines (default: all)")
     parser.add_argument("--limit", type=int, default=0, help="images of each split (default: all)")
-    parser.add_argument("--minutes", type=float, default=0, help="start no method that would end later (default: never)")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="start no method that would end later (default: never)"
+    )
     parser.add_argument("--results", type=Path, help="JSON file (default: benchmarks/results/cifar10-<platform>.json)")
     args, argv = parser.parse_known_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)

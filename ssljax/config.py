@@ -55,7 +55,9 @@ class Config:
     """
 
     # What is learned from
-    dataset: str = _field("digits", str, "digits, a tfds name (mnist, cifar10:3.0.2), folder:DIR or npz:FILE")
+    dataset: str = _field(
+        "digits", str, "digits, a tfds name (mnist, cifar10:3.0.2), imagenet100:DIR, folder:DIR or npz:FILE"
+    )
     data_dir: str = _field("", str, "where tfds keeps its prepared data sets", training=False)
     manual_dir: str = _field(
         "", str, "where archives that were fetched by hand lie, for tfds to prepare", training=False
@@ -86,7 +88,7 @@ class Config:
     method: str = _field("mocov2plus", str, "self-supervised method")
     backbone: str = _field(None, str, "network whose features are evaluated")
     width: float = _field(None, float, "multiplies every channel count of the backbone", low=1 / 64, high=8)
-    stem: str = _field("cifar", str, "first layers of a ResNet", choices=("cifar", "imagenet"))
+    stem: str = _field(None, str, "first layers of a ResNet", choices=("cifar", "imagenet"))
     stem_padding: int = _field(
         None, int, "padding of the CIFAR stem; torchvision's habit is 1, solo-learn's 2", low=0, high=2
     )
@@ -321,7 +323,9 @@ def _filled(config: Config, flag: str = "--method") -> Config:
     from ssljax.methods import preset
 
     values = preset(config.method, config.preset, config.dataset, flag)
-    missing = {f.name: values[f.name] for f in fields().values() if f.name in values and getattr(config, f.name) is None}
+    missing = {
+        f.name: values[f.name] for f in fields().values() if f.name in values and getattr(config, f.name) is None
+    }
     return dataclasses.replace(config, **missing)
 
 

@@ -79,6 +79,7 @@ def represent(config: Config, trained: Trained, dataset: Dataset, program: str) 
         state, hyper = jax.tree.map(lambda leaf: leaf[sound], (trained.state, trained.hyper))
         runs = tuple(run for run, good in zip(trained.runs, sound) if good)
         trained, train, test = trained._replace(state=state, hyper=hyper, runs=runs), train[sound], test[sound]
+    second = config.second
     return Representation(
         train,
         test,
@@ -86,9 +87,9 @@ def represent(config: Config, trained: Trained, dataset: Dataset, program: str) 
         tuple(run.seed for run in trained.runs),
         tuple(run.swept for run in trained.runs),
         {
-            "method": both(config.method, config.second and config.second.method),
+            "method": both(config.method, second.method if second else None),
             "backbone": config.backbone,
-            "transforms": both(config.transforms, config.second and config.second.transforms),
+            "transforms": both(config.transforms, second.transforms if second else None),
             "epoch": trained.epoch,
         },
         trained,

@@ -1,8 +1,9 @@
 """The runs of a config: seeds times swept values, and the hyper pytree whose leading axis they share.
 
-An address names one traced value: its own path (`temperature`, `tau.base`, `sinkhorn.epsilon`) or `[view1.|view2.|local.]transform.parameter`
-(`color_jitter.hue`); without a view it means every view of the set that has the transform. `second.` before it means the second of two losses: its
-transform set, or its method's value. A method's value without `second.` is both losses'.
+An address names one traced value: its own path (`temperature`, `tau.base`, `sinkhorn.epsilon`) or
+`[view1.|view2.|local.]transform.parameter` (`color_jitter.hue`); without a view it means every view of the set that
+has the transform. `second.` before it means the second of two losses: its transform set, or its method's value. A
+method's value without `second.` is both losses'.
 """
 
 import itertools
@@ -163,14 +164,14 @@ def _assign(config: Config, tree: dict[str, Any], address: str, value: float, fl
     """Sets the value or values that an address names, and returns their paths."""
     leaves = {path: (config, path) for path in addresses(tree) if not path.startswith(("transforms.", "second."))}
     chosen = [address] if address in leaves else []
-    own, rest, where = config, address, ""
+    rest, where = address, ""
     if config.second is not None:
         leaves |= {f"second.{path}": (config.second, path) for path in addresses(_without_transforms(tree["second"]))}
         if not address.startswith("second."):
             chosen += [f"second.{address}"] if f"second.{address}" in leaves else []
         else:
             chosen += [address] if address in leaves else []
-            own, rest, where = config.second, address.removeprefix("second."), "second."
+            rest, where = address.removeprefix("second."), "second."
     for path in chosen:
         _checked(*leaves[path], value, address, flag)
         _store(tree, path, value)
@@ -207,7 +208,9 @@ def _checked(config: Config, path: str, value: float, address: str, flag: str) -
         return
     traced = METHODS[config.method].HYPER[path]
     if value < traced.low or (traced.high is not None and value > traced.high):
-        span = f"between {traced.low:g} and {traced.high:g}" if traced.high is not None else f"of at least {traced.low:g}"
+        span = (
+            f"between {traced.low:g} and {traced.high:g}" if traced.high is not None else f"of at least {traced.low:g}"
+        )
         raise UserError(f"{flag}: {address}: expected a number {span}, given {value:g}")
 
 

@@ -1,4 +1,4 @@
-"""Every flagfile: it parses and resolves, sweeps what it says, as many programs and runs as its header says, at the papers' values."""
+"""Every flagfile: it parses and resolves, trains as many programs and runs as its header says, at the papers' values."""
 
 import re
 from pathlib import Path

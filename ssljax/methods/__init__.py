@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # written. Momentum and schedule are our choice (solo-learn's).
     "paper": dict(
         transforms="cifar", optimizer="sgd", lr_scaling="none", epochs=1000, batch_size=512, backbone="resnet18",
-        width=1.0, image_size=32, stem_padding=1, probe_features="raw", **_SCHEDULE,
+        width=1.0, image_size=32, stem="cifar", stem_padding=1, probe_features="raw", **_SCHEDULE,
     ),
     # Section D.1, last lines: four methods.
     "paper@imagenet100": dict(batch_size=128, epochs=400, image_size=224, stem="imagenet"),
@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # solo-learn's CIFAR files.
     "solo": dict(
         optimizer="lars_solo", lr_scaling="linear", epochs=1000, batch_size=256, backbone="resnet18", width=1.0,
-        image_size=32, stem_padding=2, probe_features="raw", **_SCHEDULE,
+        image_size=32, stem="cifar", stem_padding=2, probe_features="raw", **_SCHEDULE,
     ),
     # Ours: scikit-learn's digits within minutes on two CPU cores. Learning rate, temperature and width of the networks were
     # chosen on a validation part of the training images. VGG11 has batch normalisation here: without it, within so few
@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # features are so small that the probe would measure their unit.
     "digits": dict(
         transforms="mnist_first", optimizer="adam", lr_scaling="none", learning_rate=1e-3, weight_decay=1e-4, epochs=20,
-        batch_size=128, backbone="vgg11_bn", width=0.25, image_size=16, stem_padding=1, probe_features="standardized",
+        batch_size=128, backbone="vgg11_bn", width=0.25, image_size=16, stem="cifar", stem_padding=1, probe_features="standardized",
         hidden_dim=128, output_dim=64, **{**_SCHEDULE, "warmup_epochs": 2},
     ),
 }  # fmt: skip

@@ -1,9 +1,11 @@
 """Barlow Twins (Zbontar et al., 2021): the cross-correlation of two views' projections should be the identity.
 
-Loss: scale x [sum_i (C_ii - 1)^2 + lambda sum_{i != j} C_ij^2], C the correlation of z1's and z2's dimensions over the batch (equations 1, 2).
+Loss: scale x [sum_i (C_ii - 1)^2 + lambda sum_{i != j} C_ij^2], C the correlation of z1's and z2's dimensions over
+the batch (equations 1, 2).
 Memory: none.
-What people get wrong: z is standardised with the biased variance (eps 1e-5) and C divided by N, so that its diagonal can reach 1; N is the
-whole batch; scale is .1 on CIFAR (solo-learn's), where the paper writes 1: under SGD that is a tenth of the gradient.
+What people get wrong: z is standardised with the biased variance (eps 1e-5) and C divided by N, so that its
+diagonal can reach 1; N is the whole batch; scale is .1 on CIFAR (solo-learn's), where the paper writes 1: under SGD
+that is a tenth of the gradient.
 """
 
 from typing import Any

@@ -62,13 +62,14 @@ class Method(NamedTuple):
 
     Attributes:
       views: the plan: which views a step draws.
-      init: (key, views) -> (params, stats, memory). `params` and `stats` (batch statistics) are dicts by part of the network, one of
-        them "backbone"; memory is what the method carries between steps besides them: queue, target, centre, bank.
+      init: (key, views) -> (params, stats, memory). `params` and `stats` (batch statistics) are dicts by part of the
+        network, one of them "backbone"; memory is what else the method carries from step to step: queue, target, centre,
+        bank. A target is `memory["target"]`, as `target_of` makes it.
       loss: (params, stats, memory, batch, hyper, step, key) -> (scalar, (stats, memory, metrics)); differentiable in params.
       update: (params, memory, hyper, step) -> memory, after the optimiser: EMA targets and the like.
       encode: (params, stats, images) -> features [batch, dim] of the backbone in evaluation mode, before any head.
-      trainable: (params, step, hyper) -> tree of 0/1 like params: what may move now. What may not is left alone by the gradient, by
-        decay and by momentum.
+      trainable: (params, step, hyper) -> tree of 0/1 like params: what may move now. What may not is left alone by the
+        gradient, by decay and by momentum.
       rates: (params, rate, peak) -> tree like params: each array's learning rate, from this step's and the highest.
       on_epoch: (params, memory, hyper, key) -> memory, at the start of each epoch.
       fill: whether memory is filled by a pass over the images, weights held, before the first epoch.
@@ -149,7 +150,8 @@ def keep(params: Tree, memory: Tree, hyper: Tree, step: jax.Array) -> Tree:
 
 def hold(params: Tree, part: str, until: jax.Array) -> Tree:
     """A `trainable` tree: everything moves but one part, which moves where `until` says so (0 or 1)."""
-    return {name: jax.tree.map(lambda _: until if name == part else 1.0, tree) for name, tree in params.items()}
+    moves = jax.tree.map(lambda _: 1.0, params)
+    return {**moves, part: jax.tree.map(lambda _: until, params[part])}
 
 
 def noise_queue(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -1,10 +1,11 @@
 """BYOL (Grill et al., 2020): predict what a slowly moving target makes of the other view.
 
-Loss: the sum over both directions of 2 - 2 cos(p, stop(k)), in [0, 8] (equation 2, made symmetric): p the prediction from one view, k the target's
-projection of the other.
+Loss: the sum over both directions of 2 - 2 cos(p, stop(k)), in [0, 8] (equation 2, made symmetric): p the
+prediction from one view, k the target's projection of the other.
 Memory: `target`, the EMA copy of backbone and projector with batch statistics of its own train-mode forwards.
-What people get wrong: a sum, where other libraries average (half the gradient, or a quarter with 1 - cos: under SGD another learning rate); no batch
-normalisation after the last layers; the target has no predictor and moves after the optimiser.
+What people get wrong: a sum, where other libraries average (half the gradient, or a quarter with 1 - cos: under SGD
+another learning rate); no batch normalisation after the last layers; the target has no predictor and moves after
+the optimiser.
 """
 
 from functools import partial

@@ -1,11 +1,12 @@
 """DeepCluster v2 (Caron et al., 2018, 2020): k-means on last epoch's projections gives this epoch's labels.
 
-Loss: the cross entropy of softmax(p / T) with the image's cluster, p the cosines of a view's projection with the centroids; the mean over views and over the
-heads' clusterings (Caron et al., 2020, appendix).
-Memory: `bank`, every image's last projections [2, images, dim], one bank a global view; `prototypes`, the centroids [heads, prototypes, dim]; `assignment`, each
-image's cluster [heads, images], -1 for an image not seen yet.
-What people get wrong: nothing trains the prototypes: spherical k-means (10 iterations) overwrites them at each epoch's start from the bank that the last
-epoch wrote; head h clusters bank h mod 2; the bank is filled by a pass before the first epoch, or that epoch learns nothing.
+Loss: the cross entropy of softmax(p / T) with the image's cluster, p the cosines of a view's projection with the
+centroids; the mean over views and over the heads' clusterings (Caron et al., 2020, appendix).
+Memory: `bank`, every image's last projections [2, images, dim], one bank a global view; `prototypes`, the centroids
+[heads, prototypes, dim]; `assignment`, each image's cluster [heads, images], -1 for an image not seen yet.
+What people get wrong: nothing trains the prototypes: spherical k-means (10 iterations) overwrites them at each
+epoch's start from the bank that the last epoch wrote; head h clusters bank h mod 2; the bank is filled by a pass
+before the first epoch, or that epoch learns nothing.
 """
 
 from typing import Any

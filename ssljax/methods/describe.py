@@ -24,7 +24,10 @@ def describe(method: str) -> str:
         lines += textwrap.wrap(entry, _WIDTH, subsequent_indent="  ")
     lines += ["", "Presets (--preset); any value is overridden by the flag of its name, or by --set=name=value:"]
     lines += _presets(method)
-    lines += ["", "Swept names (--sweep=name=lo:hi:n or name=a,b,c; --set=name=value), beside learning_rate, weight_decay,"]
+    lines += [
+        "",
+        "Swept names (--sweep=name=lo:hi:n or name=a,b,c; --set=name=value), beside learning_rate, weight_decay,",
+    ]
     lines += ["warmup_epochs, the optimiser's and every transform's:"]
     for name, traced in module.HYPER.items():
         default = "the preset's" if traced.default is None else f"{traced.default:g} unless the preset says otherwise"

@@ -1,11 +1,13 @@
-"""DINO (Caron et al., 2021): the student matches the centred, sharpened output of a slowly moving target on other views.
+"""DINO (Caron et al., 2021): the student matches the centred, sharpened output of a slowly moving target on other
+views.
 
-Loss: CE(softmax((t - c) / T_t), log_softmax(s / T)), the mean over pairs of a target's global view and a student's other view; s and t are cosines with
-prototypes, c the centre (equation 2).
-Memory: `target`, the EMA copy of backbone, projector and prototypes with batch statistics of its own train-mode forwards; `center`, the EMA of the target's
-mean logits [prototypes].
-What people get wrong: the centre of the step before is used, and moves after the loss; T_t warms up (.04 to .07 over 50 epochs); the head has no batch
-normalisation, an L2 bottleneck, and weight-normalised prototypes of fixed gain; these do not move at all in the first epoch.
+Loss: CE(softmax((t - c) / T_t), log_softmax(s / T)), the mean over pairs of a target's global view and a student's
+other view; s and t are cosines with prototypes, c the centre (equation 2).
+Memory: `target`, the EMA copy of backbone, projector and prototypes with batch statistics of its own train-mode
+forwards; `center`, the EMA of the target's mean logits [prototypes].
+What people get wrong: the centre of the step before is used, and moves after the loss; T_t warms up (.04 to .07
+over 50 epochs); the head has no batch normalisation, an L2 bottleneck, and weight-normalised prototypes of fixed
+gain; these do not move at all in the first epoch.
 """
 
 from functools import partial

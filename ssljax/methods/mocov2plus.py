@@ -1,11 +1,12 @@
 """MoCo v2+ (He et al., 2020; Chen et al., 2020b): InfoNCE against a queue of keys from a slowly moving target.
 
-Loss: the mean of two InfoNCE terms, (q1, k2) and (q2, k1), each -log exp(q.k/T) / (exp(q.k/T) + sum_j exp(q.n_j/T)) over the keys n_j
-of a queue (equation 1, both ways round: the "+" of solo-learn).
-Memory: `target`, the EMA copy of backbone and projector with batch statistics of its own train-mode forwards; `queue`, unit keys
-[2, queue size, dim], one queue a view.
-What people get wrong: one queue per view; the loss is taken on the old queue and the keys are enqueued after it; no batch
-normalisation in the head; the queue starts as normalised Gaussian noise; the target moves after the optimiser.
+Loss: the mean of two InfoNCE terms, (q1, k2) and (q2, k1), each -log exp(q.k/T) / (exp(q.k/T) + sum_j exp(q.n_j/T))
+over the keys n_j of a queue (equation 1, both ways round: the "+" of solo-learn).
+Memory: `target`, the EMA copy of backbone and projector with batch statistics of its own train-mode forwards;
+`queue`, unit keys [2, queue size, dim], one queue a view.
+What people get wrong: one queue per view; the loss is taken on the old queue and the keys are enqueued after it; no
+batch normalisation in the head; the queue starts as normalised Gaussian noise; the target moves after the
+optimiser.
 """
 
 from functools import partial

@@ -14,7 +14,9 @@ from ssljax.models import PRECISIONS, apply_views
 
 
 class Network(NamedTuple):
-    """Pure functions of an encoder with heads. Parameters and batch statistics are dicts by part: "backbone", "projector", "predictor".
+    """Pure functions of an encoder with heads. Parameters and batch statistics are dicts by part of the network.
+
+    The parts are "backbone", "projector" and, where there is one, "predictor".
 
     Attributes:
       init: (key, images) -> (params, stats).
@@ -34,7 +36,9 @@ def network(backbone: nn.Module, projector: nn.Module, predictor: nn.Module | No
     heads = {"projector": projector} | ({"predictor": predictor} if predictor is not None else {})
 
     def init(key: jax.Array, images: jax.Array) -> tuple[Tree, Tree]:
-        params, stats, x = {}, {}, images[:1]
+        params: dict[str, Tree] = {}
+        stats: dict[str, Tree] = {}
+        x: Any = images[:1]
         for (name, module), own in zip({"backbone": backbone, **heads}.items(), jax.random.split(key, 3)):
             variables = module.init(own, x, train=False)
             params[name], stats[name] = variables["params"], variables.get("batch_stats", {})

@@ -1,8 +1,11 @@
-"""NNBYOL (Dwibedi et al., 2021, with BYOL's loss): predict the nearest neighbour of what the target makes of the other view.
+"""NNBYOL (Dwibedi et al., 2021, with BYOL's loss): predict the nearest neighbour of what the target makes of the other
+view.
 
-Loss: byol(p1, nn(k2)) + byol(p2, nn(k1)), each 2 - 2 cos(p, stop(nn)); nn(k) is the row of the queue with the largest cosine to k.
+Loss: byol(p1, nn(k2)) + byol(p2, nn(k1)), each 2 - 2 cos(p, stop(nn)); nn(k) is the row of the queue with the
+largest cosine to k.
 Memory: `target`, as BYOL's; `queue`, the target's unit projections of view 1 [queue size, dim].
-What people get wrong: the look-up and the queue hold the target's projections, not the student's; only view 1 is enqueued, after the look-up; it is a sum.
+What people get wrong: the look-up and the queue hold the target's projections, not the student's; only view 1 is
+enqueued, after the look-up; it is a sum.
 """
 
 from functools import partial

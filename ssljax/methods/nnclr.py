@@ -1,9 +1,10 @@
 """NNCLR (Dwibedi et al., 2021): the nearest neighbour of one view, out of a queue, is the positive of the other.
 
-Loss: the mean of CE(nn(z1) p2^T / T) and CE(nn(z2) p1^T / T) with the diagonal as labels; rows are neighbours, columns predictions (equations 2 to 4).
+Loss: the mean of CE(nn(z1) p2^T / T) and CE(nn(z2) p1^T / T) with the diagonal as labels; rows are neighbours,
+columns predictions (equations 2 to 4).
 Memory: `queue`, unit projections of view 1 [queue size, dim]: the paper's support set.
-What people get wrong: the look-up uses the normalised z and takes no gradient, but the predictor is fed z as it is; the projector ends in batch normalisation
-with scale and offset; only z1 is enqueued, after the look-up.
+What people get wrong: the look-up uses the normalised z and takes no gradient, but the predictor is fed z as it is;
+the projector ends in batch normalisation with scale and offset; only z1 is enqueued, after the look-up.
 """
 
 from typing import Any

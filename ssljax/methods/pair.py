@@ -1,9 +1,9 @@
 """Two losses at once: a method under one transform set plus a method under another, on one encoder.
 
-L = w1 L1(views of the first set) + w2 L2(views of the second set): No Free Lunch in SSL, section 2.2; Exploring SSL biases for microscopy,
-section 3.4 ("two independent SSRL losses"). Independent is taken at its word: each loss has its own views, heads and memory, so that a
-queue of one set's keys is no negative of the other's. `shared_heads` gives both losses the same projector (and predictor, prototypes);
-memory stays apart.
+L = w1 L1(views of the first set) + w2 L2(views of the second set): No Free Lunch in SSL, section 2.2; Exploring SSL
+biases for microscopy, section 3.4 ("two independent SSRL losses"). Independent is taken at its word: each loss has
+its own views, heads and memory, so that a queue of one set's keys is no negative of the other's. `shared_heads`
+gives both losses the same projector (and predictor, prototypes); memory stays apart.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,9 @@ SHARED = "backbone"
 def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -> Method:
     """The method that trains one backbone on both losses.
 
-    The second's traced values stand in `hyper["second"]`, the weights in `hyper["loss_weights"]`. Batch statistics of the backbone pass
-    through the first loss's views and then the second's. Where the two give the backbone different learning rates, the first's holds.
+    The second's traced values stand in `hyper["second"]`, the weights in `hyper["loss_weights"]`. Batch statistics of the
+    backbone pass through the first loss's views and then the second's. Where the two give the backbone different learning
+    rates, the first's holds.
 
     Args:
       first, second: on the same backbone.
@@ -45,12 +46,14 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
     def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
         # The first side starts as it would alone, so that a second loss of weight 0 changes nothing.
         n = len(first.views)
-        params, stats, memory = {}, {}, {}
-        for side, method, own, key in (
+        params: dict[str, Tree] = {}
+        stats: dict[str, Tree] = {}
+        memory: dict[str, Tree] = {}
+        for side, method, views_of_side, own in (
             ("first", first, views[:n], key),
             ("second", second, views[n:], jax.random.fold_in(key, 1)),
         ):
-            params[side], stats[side], memory[side] = method.init(key, own)
+            params[side], stats[side], memory[side] = method.init(own, views_of_side)
         if shared_heads:
             all_params, all_stats = params["first"], stats["first"]
         else:
@@ -63,13 +66,14 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
         n = len(first.views)
         total = jnp.float32(0)
-        memory, metrics = dict(memory), {}
-        for side, method, views, own, key in (
+        memory = dict(memory)
+        metrics: dict[str, jax.Array] = {}
+        for side, method, views, values, own in (
             ("first", first, batch.views[:n], hyper, key),
             ("second", second, batch.views[n:], hyper["second"], jax.random.fold_in(key, 1)),
         ):
             value, (new, memory[side], told) = method.loss(
-                part(params, side), part(stats, side), memory[side], Batch(views, batch.index), own, step, key
+                part(params, side), part(stats, side), memory[side], Batch(views, batch.index), values, step, own
             )
             total += hyper["loss_weights"][side] * value
             heads = {k: v for k, v in new.items() if k != SHARED}

@@ -1,10 +1,12 @@
 """ReSSL (Zheng et al., 2021): how a strong view relates to a queue should be how a weak view of the same image does.
 
-Loss: CE(softmax(k Q^T / T_t), q Q^T / T), q the student's projection of view 1, k the target's of view 2, Q the queue (equations 4 to 6).
-Memory: `target`, the EMA copy of backbone and projector with batch statistics of its own train-mode forwards; `queue`, the target's unit projections
-[queue size, dim].
-What people get wrong: it is one-sided: the student sees the strong view (view 1), the target the weak one (view 2), so the transform set should have two
-sides (`A|B`, or solo_ressl); the target's temperature is the sharper one; the loss is taken on the old queue.
+Loss: CE(softmax(k Q^T / T_t), q Q^T / T), q the student's projection of view 1, k the target's of view 2, Q the
+queue (equations 4 to 6).
+Memory: `target`, the EMA copy of backbone and projector with batch statistics of its own train-mode forwards;
+`queue`, the target's unit projections [queue size, dim].
+What people get wrong: it is one-sided: the student sees the strong view (view 1), the target the weak one (view 2),
+so the transform set should have two sides (`A|B`, or solo_ressl); the target's temperature is the sharper one; the
+loss is taken on the old queue.
 """
 
 from functools import partial

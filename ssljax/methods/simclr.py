@@ -1,10 +1,10 @@
 """SimCLR (Chen et al., 2020): views of one image attract, all other views of the batch repel.
 
-Loss: NT-Xent over the 2N views of a batch, -log exp(s_ij/T) / sum_{k != i} exp(s_ik/T) for each view i and its partner j, s the cosine
-of their projections (equation 1).
+Loss: NT-Xent over the 2N views of a batch, -log exp(s_ij/T) / sum_{k != i} exp(s_ik/T) for each view i and its
+partner j, s the cosine of their projections (equation 1).
 Memory: none.
-What people get wrong: the head has no batch normalisation; the positive belongs in the denominator, the view itself does not;
-log-sum-exp, not exp.
+What people get wrong: the head has no batch normalisation; the positive belongs in the denominator, the view itself
+does not; log-sum-exp, not exp.
 """
 
 from typing import Any

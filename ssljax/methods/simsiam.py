@@ -2,8 +2,9 @@
 
 Loss: -1/2 [cos(p1, stop(z2)) + cos(p2, stop(z1))] (equations 1 to 4).
 Memory: none.
-What people get wrong: the projector's last batch normalisation has no scale and no offset, and the layer before it no bias; the predictor is a bottleneck whose
-learning rate stays at its peak through warm-up and cosine; the residual blocks of a ResNet start at zero.
+What people get wrong: the projector's last batch normalisation has no scale and no offset, and the layer before it
+no bias; the predictor is a bottleneck whose learning rate stays at its peak through warm-up and cosine; the
+residual blocks of a ResNet start at zero.
 """
 
 from typing import Any
@@ -53,8 +54,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         return (losses.simsiam(p1, z2) + losses.simsiam(p2, z1)) / 2, (stats, memory, {})
 
     def rates(params: Tree, rate: jax.Array, peak: jax.Array) -> Tree:
-        return {
-            part: jax.tree.map(lambda _: peak if part == "predictor" else rate, tree) for part, tree in params.items()
-        }
+        scheduled = jax.tree.map(lambda _: rate, params)
+        return {**scheduled, "predictor": jax.tree.map(lambda _: peak, params["predictor"])}
 
     return Method(two_global_views(config), init, loss, keep, net.encode, rates=rates)

@@ -1,11 +1,12 @@
 """SwAV (Caron et al., 2020): predict the cluster code of one view from another.
 
-Loss: the cross entropy between Sinkhorn's codes of one global view and softmax(p / T) of every other view, p the cosines of its projection with prototypes;
-the mean over codes and views (equation 2, section 3.4 for local crops).
-Memory: `queue`, unit projections of the last images [2, queue size, dim], newest first, one queue a global view; it lets a small batch fill the equal
-parts that Sinkhorn asks for.
-What people get wrong: Sinkhorn is exp(s / epsilon) in float32, samples' marginals last, without gradient; prototypes have unit length; they do not move at all
-for the first epochs; the queue is filled from the first step and used only from an epoch on (50 on CIFAR).
+Loss: the cross entropy between Sinkhorn's codes of one global view and softmax(p / T) of every other view, p the
+cosines of its projection with prototypes; the mean over codes and views (equation 2, section 3.4 for local crops).
+Memory: `queue`, unit projections of the last images [2, queue size, dim], newest first, one queue a global view; it
+lets a small batch fill the equal parts that Sinkhorn asks for.
+What people get wrong: Sinkhorn is exp(s / epsilon) in float32, samples' marginals last, without gradient;
+prototypes have unit length; they do not move at all for the first epochs; the queue is filled from the first step
+and used only from an epoch on (50 on CIFAR).
 """
 
 from itertools import permutations

@@ -1,10 +1,12 @@
 """VIbCReg (Lee and Aune, 2021): VICReg with a whitened projection and a covariance that knows no scale.
 
-Loss: invariance x mean (z1 - z2)^2 + variance x [h(z1) + h(z2)] + covariance x [c(z1) + c(z2)]; h as VICReg's, c the mean over D^2 of the squared
-off-diagonal inner products of dimensions that are centred and brought to unit length over the batch (section 3).
+Loss: invariance x mean (z1 - z2)^2 + variance x [h(z1) + h(z2)] + covariance x [c(z1) + c(z2)]; h as VICReg's, c
+the mean over D^2 of the squared off-diagonal inner products of dimensions that are centred and brought to unit
+length over the batch (section 3).
 Memory: none.
-What people get wrong: the projector has GELU and ends in IterNorm (groups of 32 dimensions, 5 Newton steps, eps 1e-5, then a scale and an offset);
-the covariance is a mean over D^2, hence its weight of 200; solo-learn's LARS has no clip here.
+What people get wrong: the projector has GELU and ends in IterNorm (groups of 32 dimensions, 5 Newton steps, eps
+1e-5, then a scale and an offset); the covariance is a mean over D^2, hence its weight of 200; solo-learn's LARS has
+no clip here.
 """
 
 from typing import Any

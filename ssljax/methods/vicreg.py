@@ -1,10 +1,11 @@
 """VICReg (Bardes et al., 2022): views agree, every dimension varies, no two dimensions say the same.
 
-Loss: invariance x mean (z1 - z2)^2 + variance x [h(z1) + h(z2)] + covariance x [c(z1) + c(z2)], h the mean over dimensions of
-max(0, 1 - sqrt(var + 1e-4)), c the sum of squared off-diagonal covariances over D (equations 1 to 6).
+Loss: invariance x mean (z1 - z2)^2 + variance x [h(z1) + h(z2)] + covariance x [c(z1) + c(z2)], h the mean over
+dimensions of max(0, 1 - sqrt(var + 1e-4)), c the sum of squared off-diagonal covariances over D (equations 1 to 6).
 Memory: none.
-What people get wrong: eps stands inside the root, the variance is unbiased, the covariance divides by N - 1. The paper's code and lightly halve
-h(z1) + h(z2), solo-learn does not; solo-learn's form is ours, since the papers' runs used it: `--set=variance=12.5` is the official one.
+What people get wrong: eps stands inside the root, the variance is unbiased, the covariance divides by N - 1. The
+paper's code and lightly halve h(z1) + h(z2), solo-learn does not; solo-learn's form is ours, since the papers' runs
+used it: `--set=variance=12.5` is the official one.
 """
 
 from typing import Any

@@ -60,8 +60,8 @@ class Program(NamedTuple):
       order: (hyper, epoch) -> the permutation of the images' indices for that epoch.
       step: (state, hyper, data, order, step) -> (state, metrics).
       on_epoch: (state, hyper, epoch) -> state.
-      fill: (state, hyper, data, order, step) -> state whose memory has seen the step's images, weights as they were; None if the method
-        has no use for it.
+      fill: (state, hyper, data, order, step) -> state whose memory has seen the step's images, weights as they were; None if
+        the method has no use for it.
       encode: (state, images in [0, 1] of the network's size, data) -> features.
     """
 

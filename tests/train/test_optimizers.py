@@ -16,7 +16,7 @@ GRADIENTS = [(rng.normal(size=(4, 3)), rng.normal(size=3)) for _ in range(STEPS)
 def by_library(name):
     hyper = {"weight_decay": jnp.float32(DECAY), "momentum": jnp.float32(MOMENTUM)}
     params = {"w": jnp.float32(MATRIX), "b": jnp.float32(BIAS)}
-    rule = optimizers.rule(name, hyper, jnp.float32(LR))
+    rule = optimizers.rule(name, hyper, {"w": jnp.float32(LR), "b": jnp.float32(LR)})
     state = rule.init(params)
     for w, b in GRADIENTS:
         direction, state = rule.update({"w": jnp.float32(w), "b": jnp.float32(b)}, state, params)
@@ -50,6 +50,10 @@ def lars(g, p):
     return 1e-3 * np.linalg.norm(p) / np.linalg.norm(g) * g
 
 
+def lars_solo_unclipped(g, p):
+    return 0.02 * np.linalg.norm(p) / (np.linalg.norm(g) + DECAY * np.linalg.norm(p) + 1e-8) * (g + DECAY * p)
+
+
 def lars_solo(g, p):
     ratio = 0.02 * np.linalg.norm(p) / (np.linalg.norm(g) + DECAY * np.linalg.norm(p) + 1e-8)
     return min(ratio / LR, 1) * (g + DECAY * p)
@@ -62,6 +66,7 @@ EXPECTED = {
     # Biases and norms take the plain gradient and no decay.
     "lars": [by_formula(lars, True), by_formula(lambda g, p: g, False)],
     "lars_solo": [by_formula(lars_solo, True), by_formula(lambda g, p: g, False)],
+    "lars_solo_unclipped": [by_formula(lars_solo_unclipped, True), by_formula(lambda g, p: g, False)],
 }
 
 
@@ -80,20 +85,48 @@ def test_lars_takes_the_plain_gradient_where_a_norm_is_zero():
     assert np.isfinite(optimizers.lars_solo_direction(g, g, 0.1, jnp.float32(0))).all()
 
 
-def test_schedule_warms_up_linearly_and_falls_by_a_cosine():
-    total, warmup, peak = 100, 10, 0.4
-    steps = np.arange(total + 1)
-    actual = jax.vmap(lambda s: optimizers.learning_rate(jnp.float32(peak), s, total_steps=total, warmup_steps=warmup))(
-        steps
-    )
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_what_is_held_is_left_alone_by_gradient_decay_and_momentum(name):
+    """Held for two steps, then released: the array then moves as if it had just begun (Adam's common count apart)."""
+    hyper = {"weight_decay": jnp.float32(DECAY), "momentum": jnp.float32(MOMENTUM)}
+    rates = {"w": jnp.float32(LR), "b": jnp.float32(LR)}
+    rule = optimizers.rule(name, hyper, rates)
+    start = params = {"w": jnp.float32(MATRIX), "b": jnp.float32(BIAS)}
+    first = state = rule.init(params)
+    for held, (w, b) in zip((1, 1, 0), GRADIENTS):
+        mask = {"w": jnp.bool_(not held), "b": 1.0}
+        gradients = {"w": jnp.float32(w), "b": jnp.float32(b)}
+        direction, new = rule.update(gradients, state, params)
+        state = optimizers.hold(rule, mask, new, state)
+        params = jax.tree.map(lambda p, d, m: p - LR * d * m, params, direction, mask)
+        if held:
+            np.testing.assert_array_equal(params["w"], start["w"])
+    if "adam" not in name:
+        fresh, _ = rule.update(gradients, first, start)
+        np.testing.assert_allclose(params["w"], start["w"] - LR * fresh["w"], rtol=1e-5)
+    free, _ = rule.update(gradients, new, params)
+    assert np.abs(np.asarray(free["b"])).max() > 0
+
+
+SCHEDULE = dict(total_steps=100, warmup_steps=jnp.float32(10))
+
+
+@pytest.mark.parametrize(("start", "end"), [(3e-5, 0.0), (0.0, 6e-4)])
+def test_schedule_warms_up_linearly_and_falls_by_a_cosine(start, end):
+    peak, steps = 0.4, np.arange(101)
+    actual = jax.vmap(lambda s: optimizers.learning_rate(jnp.float32(peak), s, **SCHEDULE, start=start, end=end))(steps)
     expected = np.where(
-        steps < warmup,
-        3e-5 + (peak - 3e-5) * steps / warmup,
-        peak * 0.5 * (1 + np.cos(np.pi * (steps - warmup) / (total - warmup))),
+        steps < 10,
+        start + (peak - start) * steps / 10,
+        end + (peak - end) * 0.5 * (1 + np.cos(np.pi * (steps - 10) / 90)),
     )
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_learning_rate_of_zero_stays_zero():
-    rate = optimizers.learning_rate(jnp.float32(0), jnp.arange(20), total_steps=20, warmup_steps=5)
+def test_a_learning_rate_of_zero_stays_zero_and_no_warm_up_starts_at_the_peak():
+    rate = optimizers.learning_rate(jnp.float32(0), jnp.arange(20), **SCHEDULE, start=3e-5, end=6e-4)
     np.testing.assert_array_equal(rate, np.zeros(20))
+    at_once = optimizers.learning_rate(
+        jnp.float32(0.4), 0, total_steps=9, warmup_steps=jnp.float32(0), start=0.0, end=0.0
+    )
+    assert float(at_once) == pytest.approx(0.4)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from ssljax import config as config_lib
-from ssljax import pipeline
+from ssljax import pipeline, sweeps
 from ssljax.methods import METHODS
 from ssljax.sweeps import Run
 from ssljax.train import loop
+from ssljax.train.checkpoints import Checkpoints
 from ssljax.train.step import over_runs
 
 STEPS = 3
@@ -37,38 +38,96 @@ OTHER = {
     "momentum": 0.0,
     "temperature": 1.0,
     "tau.base": 0.5,
-    "tau.final": 0.5,
+    "tau.final": 0.0,
     "rotation.degrees": 180.0,
     "color_inversion.probability": 0.0,
+    "warmup_epochs": 0.0,
+    "warmup_learning_rate": 0.03,
+    "lambda": 1.0,
+    "scale": 1.0,
+    "invariance": 1.0,
+    "variance": 1.0,
+    "covariance": 50.0,
+    "target_temperature": 0.1,
+    "sinkhorn.epsilon": 0.5,
+    "sinkhorn.iterations": 1.0,
+    "freeze_epochs": 0.0,
+    "kmeans.iterations": 1.0,
+    "target_temperature.base": 0.1,
+    "center_momentum": 0.0,
+    "loss_weights.first": 0.1,
+    "loss_weights.second": 5.0,
+    "second.rotation.degrees": 90.0,
+    "second.tau.base": 0.5,
+}
+
+# What acts only after the few steps that are trained here.
+LATER = {
+    "min_learning_rate", "queue_start_epoch", "target_temperature.final", "target_temperature.warmup_epochs", "second.tau.final",
+}  # fmt: skip
+
+
+# A second loss adds the same numbers again and the weights.
+CASES = {name: dict(method=name) for name in METHODS} | {
+    "two losses": dict(method="simclr", second_method="byol", second_transforms="mnist_rotation_crop")
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_sweep_equals_single_runs(tiny, method):
+@pytest.mark.parametrize("case", CASES)
+def test_a_sweep_equals_single_runs_and_a_resumed_one(tiny, one_layer, tmp_path, case):
     """One program in which every run differs from the first by one traced value, or by its seed."""
-    config = tiny(method=method, optimizer="sgd", learning_rate=0.05, seeds=(5,))
+    config = tiny(**CASES[case], backbone=one_layer, optimizer="sgd", learning_rate=0.05, seeds=(5,))
     program = pipeline.plan([config])[0]
     data = pipeline.untrained(program).data
-    common = {"learning_rate", "weight_decay", "momentum", *METHODS[method].HYPER}
-    own = [address for address in OTHER if address in common or address.endswith((".degrees", ".probability"))]
-    assert common <= set(own)
+    values = sweeps.hyper(program.config, program.runs[0])
+    addresses = set(sweeps.addresses({k: v for k, v in values.items() if k not in ("transforms", "seed")}))
+    addresses = {a for a in addresses if ".transforms." not in a and a not in LATER}
+    own = [
+        a
+        for a in OTHER
+        if a in addresses or a.removeprefix("second.").endswith((".degrees", "color_inversion.probability"))
+    ]
+    own = [a for a in own if not a.startswith("second.") or program.config.second]
+    assert addresses <= set(own)
     runs = (
         Run("plain", 5, {}),
         *(Run(address, 5, {address: OTHER[address]}) for address in own),
         Run("another seed", 6, {}),
     )
-    step = loop.sweep_step(program.config, loop.prepare(program.config, runs, data).program, 1)
+    program_of_one = loop.prepare(program.config, runs, data).program
+    step = loop.sweep_step(program.config, program_of_one, 1)
+    on_epoch = jax.jit(over_runs(program_of_one.on_epoch, (0, 0, None)))
+
+    def start(runs):
+        trained = loop.prepare(program.config, runs, data)
+        order_of = jax.jit(over_runs(trained.program.order, (0, None)))
+        state = loop._filled(trained, program.config, order_of)
+        return trained.hyper, order_of(trained.hyper, 0), on_epoch(state, trained.hyper, 0)
+
+    def steps(state, hyper, order, first, count):
+        losses = []
+        for i in range(first, first + count):
+            state, metrics = step(state, hyper, data, order, i)
+            losses.append(np.asarray(metrics["loss"][0]))
+        return state, losses
 
     def go(runs):
-        start = loop.prepare(program.config, runs, data)
-        order = jax.jit(over_runs(start.program.order, (0, None)))(start.hyper, 0)
-        state, losses = start.state, []
-        for i in range(STEPS):
-            state, metrics = step(state, start.hyper, data, order, i)
-            losses.append(np.asarray(metrics["loss"][0]))
+        hyper, order, state = start(runs)
+        state, losses = steps(state, hyper, order, 0, STEPS)
         return [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.memory))], np.stack(losses)
 
     batched, losses = go(runs)
+
+    hyper, order, state = start(runs)
+    state, _ = steps(state, hyper, order, 0, 1)
+    store = Checkpoints(tmp_path, 1)
+    store.save(1, state)
+    _, restored = store.restore(state)
+    store.close()
+    resumed, _ = steps(restored, hyper, order, 1, STEPS - 1)
+    for once, again in zip(batched, jax.tree.leaves((resumed.params, resumed.memory))):
+        np.testing.assert_array_equal(once, again)  # to the last bit
+
     for i, run in enumerate(runs):
         single, loss = go((run,))
         np.testing.assert_allclose(losses[:, i], loss[:, 0], **TOLERANCE, err_msg=run.name)
