@@ -203,6 +203,8 @@ class Config:
     second: "Config | None" = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.second is not None and not self.second_transforms:
+            raise UserError("second: is made of the other settings; give second_transforms and second_method")
         for field in fields().values():
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
 
@@ -234,6 +236,8 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if (kind is int and whole) or (kind is float and (whole or isinstance(value, np.floating))):
         value = kind(value)  # numpy's scalars are numbers too
+    if field.name == "second_transforms" and value == "none":
+        value = ""  # switches off what a flagfile says
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{flag}: expected {_KINDS[kind]}, given {value!r}")
     low, high = meta["low"], meta["high"]
@@ -287,8 +291,10 @@ def resolve(config: Config) -> Config:
     from ssljax.models import BACKBONES
     from ssljax.train.optimizers import OPTIMIZERS
 
+    if config.second is not None:
+        return config  # it is resolved: what it holds is no longer only what was given
     given = config
-    config = _filled(config)
+    config = _with_preset(config)
     for name in ("transforms", "backbone", "width", "image_size", "epochs", "batch_size", "optimizer", "learning_rate"):
         if getattr(config, name) is None:
             raise UserError(f"--{name}: preset '{config.preset}' gives none for method '{config.method}'; give one")
@@ -298,28 +304,45 @@ def resolve(config: Config) -> Config:
         raise unknown("optimizer", config.optimizer, OPTIMIZERS, "--optimizer")
     parse(config.transforms, "--transforms")
     parse(config.probe_transforms, "--probe_transforms")
+    _check_local_crops(config)
     if config.second_transforms:
         parse(config.second_transforms, "--second_transforms")
         method = config.second_method or config.method
         if config.second_heads == "shared" and method != config.method:
-            raise UserError(
-                f"--second_heads: {config.method} and {method} have heads of different kinds, which cannot be shared"
-            )
+            raise UserError(f"--second_heads: shared heads take one method twice, given {config.method} and {method}")
         own = dataclasses.replace(given, method=method, transforms=config.second_transforms, second_transforms="")
         # What is one for both losses (batch, image size, schedule) is the first's.
-        shared = {n: getattr(config, n) for n in _SHARED}
-        return dataclasses.replace(config, second=dataclasses.replace(_filled(own, "--second_method"), **shared))
-    for name in ("second_method", "loss_weights.first", "loss_weights.second"):
+        both = {name: getattr(config, name) for name in _OF_BOTH}
+        second = dataclasses.replace(_with_preset(own, "--second_method"), **both)
+        return dataclasses.replace(_crops(config), second=_crops(second))
+    for name in ("second_method", "second_heads", "loss_weights.first", "loss_weights.second"):
         field = fields()[name]
         if getattr(config, field.name) != field.default:
             raise UserError(f"--{name}: there is no second loss without --second_transforms")
     return config
 
 
-_SHARED = ("image_size", "batch_size", "epochs", "optimizer", "backbone", "width", "stem", "stem_padding")
+_OF_BOTH = ("image_size", "batch_size", "epochs", "optimizer", "backbone", "width", "stem", "stem_padding")
 
 
-def _filled(config: Config, flag: str = "--method") -> Config:
+def _check_local_crops(config: Config) -> None:
+    """Raises if local crops are asked for and neither loss takes any."""
+    from ssljax.methods import METHODS, takes_local_crops
+
+    methods = [config.method, *([config.second_method] if config.second_method else [])]
+    if config.local_crops and not any(map(takes_local_crops, methods)):
+        able = ", ".join(filter(takes_local_crops, METHODS))
+        raise UserError(f"--local_crops: they are for {able}, given {' and '.join(methods)}")
+
+
+def _crops(config: Config) -> Config:
+    """A config of one of two losses without the local crops that it has no use for."""
+    from ssljax.methods import takes_local_crops
+
+    return config if takes_local_crops(config.method) else dataclasses.replace(config, local_crops=0)
+
+
+def _with_preset(config: Config, flag: str = "--method") -> Config:
     from ssljax.methods import preset
 
     values = preset(config.method, config.preset, config.dataset, flag)

@@ -25,7 +25,7 @@ from ssljax.report import figures, tables
 from ssljax.report.page import write_page
 from ssljax.sweeps import Run
 from ssljax.train import loop
-from ssljax.train.step import sources, to_unit, transform_values
+from ssljax.train.step import check_channels, sizes, sources, to_unit, transform_values
 
 log = logging.getLogger("ssljax")
 
@@ -211,9 +211,9 @@ def _names(configs: Sequence[Config]) -> list[str]:
     # A preset brings values along; the settings that tell programs apart are the ones a user thinks in.
     thought = ("dataset", "method", "second_method", "backbone", "transforms", "second_transforms")
     telling = [name for name in thought if name in differing] or differing or ["method"]
-    names = ["-".join(_slug(str(getattr(c, n))) for n in telling) for c in configs]
+    names = ["-".join(_slug(str(getattr(c, n)) or "none") for n in telling) for c in configs]
     if len(set(names)) < len(names):
-        names = ["-".join(_slug(str(getattr(c, n))) for n in differing) for c in configs]
+        names = ["-".join(_slug(str(getattr(c, n)) or "none") for n in differing) for c in configs]
     return names
 
 
@@ -253,8 +253,8 @@ def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) ->
     index = np.linspace(0, len(split.images) - 1, min(images, len(split.images))).astype(int)
     originals = np.asarray(split.images[index])
     views = sources(config)
-    for view in views.values():
-        augment.check(view, originals.shape[-1])
+    check_channels(config, originals.shape[-1])
+    plan_sizes = sizes(config)
     hyper = sweeps.hyper(config, program.runs[0])
 
     @jax.jit
@@ -266,25 +266,33 @@ def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) ->
                 jax.random.fold_in(key, i),
                 unit,
                 transform_values(hyper, source),
-                image_size=config.image_size,
+                image_size=plan_sizes.get(source, config.image_size),
             )
             for i, (source, view) in enumerate(views.items())
         ]
 
-    drawn = [draw(jax.random.key(number)) for number in range(draws)]
-    sheet = np.stack([np.asarray(d[i]) for i in range(len(views)) for d in drawn], axis=1)
+    drawn = [[np.asarray(each) for each in draw(jax.random.key(number))] for number in range(draws)]
+    sheet = np.stack([_enlarged(d[i], config.image_size) for i in range(len(views)) for d in drawn], axis=1)
     heads = [_HEADS.get(source, source) for source in views for _ in drawn]
     named = " and ".join(filter(None, (config.transforms, config.second_transforms)))
     figures.views_sheet(path, originals, sheet, title=f"{named}: what the network sees", heads=heads)
     log.info("%s: %s", program.name, path)
 
 
+def _enlarged(images: np.ndarray, size: int) -> np.ndarray:
+    """Square images [n, h, w, c] of a smaller side at the side of the others, pixels as they are."""
+    index = np.arange(size) * images.shape[1] // size
+    return images[:, index][:, :, index]
+
+
 _HEADS = {
     "view1": "view 1",
     "view2": "view 2",
+    "weak": "weak view",
     "local": "local crop",
     "second.view1": "second set, 1",
     "second.view2": "second set, 2",
+    "second.weak": "second set, weak",
     "second.local": "second set, local",
 }
 

@@ -1,7 +1,7 @@
 """The runs of a config: seeds times swept values, and the hyper pytree whose leading axis they share.
 
 An address names one traced value: its own path (`temperature`, `tau.base`, `sinkhorn.epsilon`) or
-`[view1.|view2.|local.]transform.parameter` (`color_jitter.hue`); without a view it means every view of the set that
+`[view1.|view2.|weak.|local.]transform.parameter` (`color_jitter.hue`); without a view it means every view of the set that
 has the transform. `second.` before it means the second of two losses: its transform set, or its method's value. A
 method's value without `second.` is both losses'.
 """
@@ -60,7 +60,11 @@ def parse_sweep(text: str, flag: str = "--sweep") -> tuple[str, tuple[float, ...
 
 def runs(config: Config) -> list[Run]:
     """Every run of a config: the product of its swept values, then its seeds (which vary fastest)."""
-    axes = dict(parse_sweep(text) for text in config.sweep)
+    parsed = [parse_sweep(text) for text in config.sweep]
+    axes = dict(parsed)
+    for address in axes:
+        if sum(address == other for other, _ in parsed) > 1:
+            raise UserError(f"--sweep: {address} is given twice")
     result = []
     for values in itertools.product(*axes.values()):
         swept = dict(zip(axes, values))
@@ -90,19 +94,18 @@ def hyper(config: Config, run: Run) -> dict[str, Any]:
         tree["second"] = _of_method(config.second)
         _store(tree, "loss_weights.first", config.loss_weights_first)
         _store(tree, "loss_weights.second", config.loss_weights_second)
-    for text in config.set:
-        address, values = parse_sweep(text, "--set")
+    given = [(*parse_sweep(text, "--set"), "--set") for text in config.set]
+    for address, values, _ in given:
         if len(values) != 1:
             raise UserError(f"--set: {address} takes one value; several are a --sweep")
-        _assign(config, tree, address, values[0], "--set")
-    _check(config, tree, "--set")
+    given += [(address, (value,), "--sweep") for address, value in run.swept.items()]
     touched: dict[str, str] = {}
-    for address, value in run.swept.items():
-        for leaf in _assign(config, tree, address, value, "--sweep"):
-            if leaf in touched:
-                raise UserError(f"--sweep: {touched[leaf]} and {address} both mean {leaf}")
+    for address, values, flag in given:
+        for leaf in _assign(config, tree, address, values[0], flag):
+            if touched.get(leaf, address) != address:
+                raise UserError(f"{flag}: {touched[leaf]} and {address} both mean {leaf}")
             touched[leaf] = address
-    _check(config, tree, "--sweep")
+    _check(config, tree, "--sweep" if run.swept else "--set")
     arrays = jax.tree.map(jnp.float32, tree)
     return {**arrays, "seed": jnp.uint32(run.seed)}
 
@@ -125,12 +128,10 @@ def _of_method(config: Config) -> dict[str, Any]:
 
 
 def views_of(config: Config) -> dict[str, augment.View]:
-    """The views that a resolved config's transform set gives: view1, view2 and, where it takes local crops, local."""
+    """What draws each kind of view that a resolved config's method asks for: a side of its set, or one made of the first."""
     first, second = augment.parse(config.transforms).views
-    views = {"view1": first, "view2": second}
-    if config.local_crops:
-        views["local"] = augment.local_view(first)
-    return views
+    kinds = {"view1": first, "view2": second, "weak": augment.weak_view(first), "local": augment.local_view(first)}
+    return {view.source: kinds[view.source] for view in METHODS[config.method].VIEWS(config)}
 
 
 def _check(config: Config, tree: dict[str, Any], flag: str) -> None:
@@ -163,9 +164,11 @@ def addresses(tree: dict[str, Any], prefix: str = "") -> list[str]:
 def _assign(config: Config, tree: dict[str, Any], address: str, value: float, flag: str) -> list[str]:
     """Sets the value or values that an address names, and returns their paths."""
     leaves = {path: (config, path) for path in addresses(tree) if not path.startswith(("transforms.", "second."))}
+    alone = config.second is not None and address.startswith("first.")
+    address = address.removeprefix("first.") if alone else address
     chosen = [address] if address in leaves else []
     rest, where = address, ""
-    if config.second is not None:
+    if config.second is not None and not alone:
         leaves |= {f"second.{path}": (config.second, path) for path in addresses(_without_transforms(tree["second"]))}
         if not address.startswith("second."):
             chosen += [f"second.{address}"] if f"second.{address}" in leaves else []
@@ -178,12 +181,12 @@ def _assign(config: Config, tree: dict[str, Any], address: str, value: float, fl
     if chosen:
         return list(dict.fromkeys(chosen))
     known = config_lib.fields()
-    if address in known:
-        if known[address].metadata["traced"]:
-            raise UserError(f"{flag}: '{address}' has no effect on {config.method} trained with {config.optimizer}")
-        raise UserError(
-            f"{flag}: '{address}' is static and cannot differ within a program; give --{address} a comma list"
-        )
+    name = address.removeprefix("second.")
+    if name in known:
+        if known[name].metadata["traced"]:
+            method = config.second.method if where and config.second else config.method
+            raise UserError(f"{flag}: '{address}' has no effect on {method} trained with {config.optimizer}")
+        raise UserError(f"{flag}: '{address}' is static and cannot differ within a program; give --{name} a comma list")
     views = (tree["second"] if where else tree)["transforms"]
     view, _, inside = rest.partition(".")
     sides, path = ((view,), inside) if view in views else (tuple(views), rest)
@@ -207,6 +210,8 @@ def _checked(config: Config, path: str, value: float, address: str, flag: str) -
         config_lib.checked(known[path], value)
         return
     traced = METHODS[config.method].HYPER[path]
+    if traced.whole and value != int(value):
+        raise UserError(f"{flag}: {address}: expected a whole number, given {value:g}")
     if value < traced.low or (traced.high is not None and value > traced.high):
         span = (
             f"between {traced.low:g} and {traced.high:g}" if traced.high is not None else f"of at least {traced.low:g}"

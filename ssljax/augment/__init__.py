@@ -22,6 +22,7 @@ from ssljax.augment.compose import (
     names,
     sample_view,
     transform_set,
+    weak_view,
 )
 from ssljax.augment.parse import parse, to_text
 from ssljax.augment.sets import SETS
@@ -48,4 +49,5 @@ __all__ = [
     "sample_view",
     "to_text",
     "transform_set",
+    "weak_view",
 ]

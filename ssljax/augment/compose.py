@@ -80,6 +80,11 @@ def hyper_of_views(views: Mapping[str, View]) -> dict[str, dict[str, dict[str, f
     }
 
 
+def weak_view(view: View) -> View:
+    """The geometry of a view (crop, flips, rotation) without what it does to colours and pixels."""
+    return tuple(transform for transform in view if transform.geometry is not None)
+
+
 LOCAL_CROP = "local_crop"
 LOCAL_AREA = (0.05, 0.14)  # MIRA, section 4.1; SwAV and DINO cut at the same .14 or .4
 

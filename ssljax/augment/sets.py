@@ -134,8 +134,7 @@ _ALL = (
     transform_set(
         "solo_vicreg",
         _solo(_MILD, solarize(probability=0.1), crop=random_resized_crop(area_low=0.2, area_high=1.0)),
-        description="solo-learn's CIFAR set of VICReg and VIbCReg: crop from .2 of the area, solarize; jitter"
-        " as in solo_asym is our choice.",
+        description="solo-learn's CIFAR set of VICReg and VIbCReg: crop from .2 of the area, solarize.",
     ),
     transform_set(
         "solo_ressl",

@@ -1,4 +1,7 @@
-"""Self-supervised methods by name: one module each, with its presets, its traced numbers and `make`."""
+"""Self-supervised methods by name: one module each.
+
+A module has `VIEWS` (config -> the plan of views), `HYPER` (its traced numbers), `PRESETS` (its rows) and `make`.
+"""
 
 from types import ModuleType
 from typing import Any
@@ -21,10 +24,10 @@ from ssljax.methods import (
     vibcreg,
     vicreg,
 )
-from ssljax.methods.base import Batch, Course, Method, Traced, View
+from ssljax.methods.base import Batch, Course, Method, Traced, View, multi_crop_views
 from ssljax.methods.pair import weighted_sum
 
-__all__ = ["METHODS", "PRESETS", "Batch", "Course", "Method", "Traced", "View", "build", "preset"]
+__all__ = ["METHODS", "PRESETS", "Batch", "Course", "Method", "Traced", "View", "build", "preset", "takes_local_crops"]
 
 METHODS: dict[str, ModuleType] = {
     "barlow_twins": barlow_twins,
@@ -104,6 +107,11 @@ def preset(method: str, name: str, dataset: str = "", flag: str = "--method") ->
             )
         values |= {**PRESETS[special], **own[special]}
     return values
+
+
+def takes_local_crops(method: str) -> bool:
+    """Whether a method of the table has a multi-crop plan; False for an unknown name, which others refuse."""
+    return method in METHODS and METHODS[method].VIEWS is multi_crop_views
 
 
 def build(config: Any, backbone: nn.Module, course: Course) -> Method:

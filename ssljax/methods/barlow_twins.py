@@ -14,9 +14,11 @@ import jax
 from flax import linen as nn
 
 from ssljax import losses
-from ssljax.methods.base import Batch, Course, Method, Traced, Tree, keep, two_global_views
+from ssljax.methods.base import Batch, Course, Method, Traced, Tree, no_update, two_global_views
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
+
+VIEWS = two_global_views
 
 HYPER = {
     "lambda": Traced("weight of the off-diagonal terms", 0.0051),  # Zbontar et al., section 2.2
@@ -49,4 +51,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         value = losses.barlow_twins(z1, z2, lambda_=hyper["lambda"], scale=hyper["scale"])
         return value, (stats, memory, {})
 
-    return Method(two_global_views(config), init, loss, keep, net.encode)
+    return Method(VIEWS(config), init, loss, no_update, net.encode)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ssljax import augment
 from ssljax.errors import UserError
 
 Tree = Any
@@ -15,7 +16,7 @@ Tree = Any
 class View(NamedTuple):
     """One view that a method asks for: which of the set's views draws it, and the side of the image in pixels."""
 
-    source: str  # "view1", "view2" or "local"; "second." before it where a second set draws it
+    source: str  # "view1", "view2", "weak" or "local"; "second." before it where a second set draws it
     size: int
 
 
@@ -41,12 +42,14 @@ class Traced(NamedTuple):
       help: what it is, for `--help_method`.
       default: where the preset is silent; None for a field of `Config` of that name.
       low, high: its range, ends included.
+      whole: whether only whole numbers make sense.
     """
 
     help: str
     default: float | None = None
     low: float = 0.0
     high: float | None = None
+    whole: bool = False
 
 
 # Names that several methods share; each is a flag too.
@@ -71,8 +74,9 @@ class Method(NamedTuple):
       trainable: (params, step, hyper) -> tree of 0/1 like params: what may move now. What may not is left alone by the
         gradient, by decay and by momentum.
       rates: (params, rate, peak) -> tree like params: each array's learning rate, from this step's and the highest.
+      constrain: params -> params, right after the optimiser: unit norms and the like.
       on_epoch: (params, memory, hyper, key) -> memory, at the start of each epoch.
-      fill: whether memory is filled by a pass over the images, weights held, before the first epoch.
+      fill: (params, stats, memory, batch, hyper, step, key) -> memory, in a pass over the images before the first epoch.
     """
 
     views: tuple[View, ...]
@@ -82,29 +86,44 @@ class Method(NamedTuple):
     encode: Callable[[Tree, Tree, jax.Array], jax.Array]
     trainable: Callable[[Tree, jax.Array, Tree], Tree] | None = None
     rates: Callable[[Tree, jax.Array, jax.Array], Tree] | None = None
+    constrain: Callable[[Tree], Tree] | None = None
     on_epoch: Callable[[Tree, Tree, Tree, jax.Array], Tree] | None = None
-    fill: bool = False
+    fill: Callable[..., Tree] | None = None
 
 
-def two_global_views(config: Any) -> tuple[View, View]:
-    """The plan of most methods: one full-size view from each side of the transform set.
-
-    Raises:
-      UserError: the config asks for local crops.
-    """
-    if config.local_crops:
-        raise UserError(f"--local_crops: {config.method} compares two global views and has no use for local crops")
+def two_global_views(config: Any) -> tuple[View, ...]:
+    """The plan of most methods: one full-size view from each side of the transform set."""
     return View("view1", config.image_size), View("view2", config.image_size)
+
+
+def strong_and_weak_views(config: Any) -> tuple[View, ...]:
+    """A view of the set and a weaker one: its second side where that is another, else the first's geometry alone."""
+    first, second = augment.parse(config.transforms).views
+    return View("view1", config.image_size), View("weak" if first == second else "view2", config.image_size)
 
 
 LOCAL_SIDE = 96 / 224  # of a local crop beside a global one: SwAV's and DINO's pixels on ImageNet
 
 
 def multi_crop_views(config: Any) -> tuple[View, ...]:
-    """Two global views and `config.local_crops` small ones (Caron et al., 2020, section 3.4)."""
+    """Two global views and `config.local_crops` small ones (Caron et al., 2020, section 3.4).
+
+    Batch statistics are each view's own, as in solo-learn; the official SwAV and DINO share them among crops of one size.
+
+    Raises:
+      UserError: a size that no crop can have.
+    """
+    if not config.local_crops:
+        return two_global_views(config)
     size = config.local_size or max(8, round(config.image_size * LOCAL_SIDE))
-    two = View("view1", config.image_size), View("view2", config.image_size)
-    return two + (View("local", size),) * config.local_crops
+    if not 8 <= size <= config.image_size:
+        raise UserError(f"--local_size: expected 8 to --image_size={config.image_size}, given {size}")
+    return (*two_global_views(config), *(View("local", size),) * config.local_crops)
+
+
+def cross_view_pairs(count: int) -> list[tuple[int, int]]:
+    """(target's view, predicted view) of `count` views: each of the two global ones is a target for all others."""
+    return [(target, view) for target in (0, 1) for view in range(count) if view != target]
 
 
 def cosine_tau(base: jax.Array, final: jax.Array, step: jax.Array, total_steps: int) -> jax.Array:
@@ -142,16 +161,16 @@ def _parts(tree: Tree, parts: tuple[str, ...]) -> Tree:
     return {part: tree[part] for part in parts}
 
 
-def keep(params: Tree, memory: Tree, hyper: Tree, step: jax.Array) -> Tree:
-    """The `update` of a method that keeps nothing besides its weights."""
+def no_update(params: Tree, memory: Tree, hyper: Tree, step: jax.Array) -> Tree:
+    """The `update` of a method that carries nothing besides its weights, or nothing that follows them."""
     del params, hyper, step
     return memory
 
 
-def hold(params: Tree, part: str, until: jax.Array) -> Tree:
-    """A `trainable` tree: everything moves but one part, which moves where `until` says so (0 or 1)."""
+def freeze_prototypes(params: Tree, step: jax.Array, hyper: Tree, steps_per_epoch: int) -> Tree:
+    """A `trainable` tree: everything moves but the prototypes, which wait for `freeze_epochs`."""
     moves = jax.tree.map(lambda _: 1.0, params)
-    return {**moves, part: jax.tree.map(lambda _: until, params[part])}
+    return {**moves, "prototypes": step >= hyper["freeze_epochs"] * steps_per_epoch}
 
 
 def noise_queue(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

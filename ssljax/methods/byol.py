@@ -19,6 +19,8 @@ from ssljax.methods.base import TAU, Batch, Course, Method, Tree, move_target, t
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
 
+VIEWS = two_global_views
+
 HYPER = {**TAU}
 
 # Widths and final tau are solo-learn's everywhere: the papers do not give them.
@@ -61,4 +63,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         return losses.byol(p1, k2) + losses.byol(p2, k1), (stats, memory, {})
 
     update = partial(move_target, total_steps=course.total_steps)
-    return Method(two_global_views(config), init, loss, update, net.encode)
+    return Method(VIEWS(config), init, loss, update, net.encode)

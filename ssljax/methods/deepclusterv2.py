@@ -17,13 +17,15 @@ from flax import linen as nn
 
 from ssljax import assign, losses
 from ssljax.errors import UserError
-from ssljax.methods.base import TEMPERATURE, Batch, Course, Method, Traced, Tree, keep, multi_crop_views
-from ssljax.methods.networks import cosine_logits, network, precision, prototypes
+from ssljax.methods.base import TEMPERATURE, Batch, Course, Method, Traced, Tree, multi_crop_views, no_update
+from ssljax.methods.networks import network, precision, prototypes, scores
 from ssljax.models import MLP
+
+VIEWS = multi_crop_views
 
 HYPER = {
     **TEMPERATURE,
-    "kmeans.iterations": Traced("iterations of k-means an epoch, a whole number", 10.0, low=1.0),  # Caron et al., 2020
+    "kmeans.iterations": Traced("iterations of k-means an epoch", 10.0, low=1.0, whole=True),  # Caron et al., 2020
 }
 
 _SHARED: dict[str, Any] = dict(
@@ -51,11 +53,10 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
 
     def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
         network_key, prototype_key = jax.random.split(key)
+        start = losses.normalize(prototypes(prototype_key, heads * config.prototypes, config.output_dim))
         memory = {
             "bank": jnp.zeros((2, course.images, config.output_dim)),
-            "prototypes": prototypes(prototype_key, heads * config.prototypes, config.output_dim).reshape(
-                heads, config.prototypes, config.output_dim
-            ),
+            "prototypes": start.reshape(heads, config.prototypes, config.output_dim),
             "assignment": jnp.full((heads, course.images), -1, jnp.int32),
         }
         return *net.init(network_key, views[0]), memory
@@ -68,7 +69,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         memory = jax.lax.stop_gradient(memory)
         terms = []
         for head in range(heads):
-            logits = cosine_logits(z, memory["prototypes"][head])
+            logits = scores(z, memory["prototypes"][head])
             labels = memory["assignment"][head, batch.index]
             terms += [losses.deepcluster(view, labels, hyper["temperature"]) for view in logits]
         newest = jax.lax.stop_gradient(losses.normalize(z[:2]))
@@ -88,4 +89,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
             "assignment": jnp.stack([each.assignment for each in found]),
         }
 
-    return Method(multi_crop_views(config), init, loss, keep, net.encode, on_epoch=on_epoch, fill=True)
+    def fill(*args: Any) -> Tree:
+        return loss(*args)[1][1]
+
+    return Method(VIEWS(config), init, loss, no_update, net.encode, on_epoch=on_epoch, fill=fill)

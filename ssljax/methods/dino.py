@@ -11,7 +11,6 @@ gain; these do not move at all in the first epoch.
 """
 
 from functools import partial
-from itertools import permutations
 from typing import Any
 
 import jax
@@ -27,13 +26,16 @@ from ssljax.methods.base import (
     Method,
     Traced,
     Tree,
-    hold,
+    cross_view_pairs,
+    freeze_prototypes,
     move_target,
     multi_crop_views,
     target_of,
 )
-from ssljax.methods.networks import cosine_logits, network, precision, prototypes
+from ssljax.methods.networks import network, precision, prototypes, scores
 from ssljax.models import MLP, gelu
+
+VIEWS = multi_crop_views
 
 HYPER = {  # Caron et al., 2021, section 3.2 and appendix; warm-up and student's T as in solo-learn
     **TEMPERATURE,
@@ -67,7 +69,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         (config.hidden_dim, config.hidden_dim, config.output_dim),
         normalise=False,
         activation=gelu,
-        kernel_init=nn.initializers.truncated_normal(0.02),
+        kernel_init=nn.initializers.normal(0.02),  # DINO cuts it at +-2, a hundred deviations away
         bias_init=nn.initializers.zeros,
         dtype=precision(config),
     )
@@ -86,13 +88,13 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
         del key
         z, stats = net.project(params, stats, batch.views)
-        student = cosine_logits(z, params["prototypes"])
+        student = scores(z, losses.normalize(params["prototypes"]))
         memory = jax.lax.stop_gradient(memory)
         target, center = memory["target"], memory["center"]
         z_target, target_stats = net.project(target["params"], target["stats"], batch.views[:2])
-        logits = cosine_logits(z_target, target["params"]["prototypes"])
+        logits = scores(z_target, losses.normalize(target["params"]["prototypes"]))
         sharp = target_temperature(hyper["target_temperature"], step)
-        pairs = [(a, b) for a, b in permutations(range(len(student)), 2) if a < 2]
+        pairs = cross_view_pairs(len(student))
         terms = [losses.dino(student[b], logits[a], center, hyper["temperature"], sharp) for a, b in pairs]
         kept = hyper["center_momentum"]
         center = kept * center + (1 - kept) * logits.mean((0, 1))
@@ -106,8 +108,6 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         progress = jnp.where(epoch < values["warmup_epochs"], progress, 1.0)
         return values["base"] + (values["final"] - values["base"]) * progress
 
-    def trainable(params: Tree, step: jax.Array, hyper: Tree) -> Tree:
-        return hold(params, "prototypes", until=step >= hyper["freeze_epochs"] * course.steps_per_epoch)
-
+    trainable = partial(freeze_prototypes, steps_per_epoch=course.steps_per_epoch)
     update = partial(move_target, total_steps=course.total_steps)
-    return Method(multi_crop_views(config), init, loss, update, net.encode, trainable=trainable)
+    return Method(VIEWS(config), init, loss, update, net.encode, trainable=trainable)

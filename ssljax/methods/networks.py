@@ -82,10 +82,11 @@ def precision(config: Any) -> Any:
 
 
 def prototypes(key: jax.Array, count: int, dim: int) -> jax.Array:
-    """Directions [count, dim] to start from, even over the sphere; `cosine_logits` reads nothing but their direction."""
-    return normalize(jax.random.normal(key, (count, dim)))
+    """Prototypes [count, dim] to start from: PyTorch's linear layer without bias, uniform in +-1/sqrt(dim)."""
+    return jax.random.uniform(key, (count, dim), minval=-(dim**-0.5), maxval=dim**-0.5)
 
 
-def cosine_logits(z: jax.Array, directions: jax.Array) -> jax.Array:
-    """Cosines [..., count] of z [..., dim] with prototypes [count, dim], in float32: a weight-normalised layer of gain 1."""
-    return normalize(z) @ normalize(directions).T
+def scores(z: jax.Array, prototypes: jax.Array) -> jax.Array:
+    """[..., count], in float32: unit z [..., dim] times prototypes [count, dim]; cosines where these are unit rows."""
+    # Full float32 on accelerators too: these are divided by temperatures of .04 and exponentiated.
+    return jnp.matmul(normalize(z), prototypes.T, precision=jax.lax.Precision.HIGHEST)

@@ -31,6 +31,8 @@ from ssljax.methods.base import (
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
 
+VIEWS = two_global_views
+
 HYPER = {**TAU}
 
 # Widths, queue and final tau are solo-learn's everywhere: the papers do not give them.
@@ -83,4 +85,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         return value, (stats, memory, {})
 
     update = partial(move_target, total_steps=course.total_steps)
-    return Method(two_global_views(config), init, loss, update, net.encode)
+    return Method(VIEWS(config), init, loss, update, net.encode)

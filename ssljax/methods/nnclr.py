@@ -21,12 +21,14 @@ from ssljax.methods.base import (
     Tree,
     check_queue,
     enqueue,
-    keep,
+    no_update,
     noise_queue,
     two_global_views,
 )
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
+
+VIEWS = two_global_views
 
 HYPER = {**TEMPERATURE}
 
@@ -77,4 +79,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         value = (losses.nnclr(neighbor1, p2, t) + losses.nnclr(neighbor2, p1, t)) / 2
         return value, (stats, {"queue": enqueue(queue, z1, step)}, {})
 
-    return Method(two_global_views(config), init, loss, keep, net.encode)
+    return Method(VIEWS(config), init, loss, no_update, net.encode)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ssljax.methods.base import Batch, Method, Tree, retarget
 
-SHARED = "backbone"
+ENCODER = "backbone"
 
 
 def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -> Method:
@@ -31,20 +31,20 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
     sides = ("first", "second")
 
     def part(tree: Tree, side: str) -> Tree:
-        return tree if shared_heads else {SHARED: tree[SHARED], **tree[side]}
+        return tree if shared_heads else {ENCODER: tree[ENCODER], **tree[side]}
 
     def join(backbone: Tree, own: dict[str, Tree]) -> Tree:
-        heads = {side: {k: v for k, v in own[side].items() if k != SHARED} for side in sides}
-        return {SHARED: backbone, **heads}
+        heads = {side: {k: v for k, v in own[side].items() if k != ENCODER} for side in sides}
+        return {ENCODER: backbone, **heads}
 
     def joined(own: dict[str, Tree], merge: Callable[[Any, Any], Any]) -> Tree:
         """One tree like params from one of each side, merged where both have a say."""
         if shared_heads:
             return jax.tree.map(merge, own["first"], own["second"])
-        return join(jax.tree.map(merge, own["first"][SHARED], own["second"][SHARED]), own)
+        return join(jax.tree.map(merge, own["first"][ENCODER], own["second"][ENCODER]), own)
 
     def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
-        # The first side starts as it would alone, so that a second loss of weight 0 changes nothing.
+        # The first side starts as it would alone, so that a second loss of weight 0 changes none of its weights.
         n = len(first.views)
         params: dict[str, Tree] = {}
         stats: dict[str, Tree] = {}
@@ -57,7 +57,7 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
         if shared_heads:
             all_params, all_stats = params["first"], stats["first"]
         else:
-            all_params, all_stats = join(params["first"][SHARED], params), join(stats["first"][SHARED], stats)
+            all_params, all_stats = join(params["first"][ENCODER], params), join(stats["first"][ENCODER], stats)
         memory["second"] = retarget(memory["second"], part(all_params, "second"), part(all_stats, "second"))
         return all_params, all_stats, memory
 
@@ -76,8 +76,8 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
                 part(params, side), part(stats, side), memory[side], Batch(views, batch.index), values, step, own
             )
             total += hyper["loss_weights"][side] * value
-            heads = {k: v for k, v in new.items() if k != SHARED}
-            stats = new if shared_heads else {**stats, SHARED: new[SHARED], side: heads}
+            heads = {k: v for k, v in new.items() if k != ENCODER}
+            stats = new if shared_heads else {**stats, ENCODER: new[ENCODER], side: heads}
             metrics |= {f"loss.{side}": value, **{f"{side}.{name}": m for name, m in told.items()}}
         return total, (stats, memory, metrics)
 
@@ -106,7 +106,30 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
         for side, method, own in (("first", first, hyper), ("second", second, hyper["second"])):
             if method.on_epoch:
                 memory[side] = method.on_epoch(part(params, side), memory[side], own, key)
+            key = jax.random.fold_in(key, 1)
         return memory
+
+    def fill(
+        params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
+    ) -> Tree:
+        n = len(first.views)
+        memory = dict(memory)
+        for side, method, views, values in (
+            ("first", first, batch.views[:n], hyper),
+            ("second", second, batch.views[n:], hyper["second"]),
+        ):
+            if method.fill:
+                mine = Batch(views, batch.index)
+                memory[side] = method.fill(part(params, side), part(stats, side), memory[side], mine, values, step, key)
+        return memory
+
+    def constrain(params: Tree) -> Tree:
+        own = {}
+        for side, method in (("first", first), ("second", second)):
+            mine = part(params, side)
+            own[side] = method.constrain(mine) if method.constrain else mine
+        # Constraints are on heads; shared heads are of one method, so that either side's are both's.
+        return own["first"] if shared_heads else join(params[ENCODER], own)
 
     def encode(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
         return first.encode(part(params, "first"), part(stats, "first"), images)
@@ -120,5 +143,6 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
         trainable=trainable if first.trainable or second.trainable else None,
         rates=rates if first.rates or second.rates else None,
         on_epoch=on_epoch if first.on_epoch or second.on_epoch else None,
-        fill=first.fill or second.fill,
+        constrain=constrain if first.constrain or second.constrain else None,
+        fill=fill if first.fill or second.fill else None,
     )

@@ -28,11 +28,13 @@ from ssljax.methods.base import (
     enqueue,
     move_target,
     noise_queue,
+    strong_and_weak_views,
     target_of,
-    two_global_views,
 )
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
+
+VIEWS = strong_and_weak_views
 
 HYPER = {
     **TEMPERATURE,
@@ -83,4 +85,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         return value, (stats, memory, {})
 
     update = partial(move_target, total_steps=course.total_steps)
-    return Method(two_global_views(config), init, loss, update, net.encode)
+    return Method(VIEWS(config), init, loss, update, net.encode)

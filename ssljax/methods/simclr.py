@@ -13,9 +13,11 @@ import jax
 from flax import linen as nn
 
 from ssljax import losses
-from ssljax.methods.base import TEMPERATURE, Batch, Course, Method, Tree, keep, two_global_views
+from ssljax.methods.base import TEMPERATURE, Batch, Course, Method, Tree, no_update, two_global_views
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
+
+VIEWS = two_global_views
 
 HYPER = {**TEMPERATURE}
 
@@ -45,4 +47,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         (z1, z2), stats = net.project(params, stats, batch.views)
         return losses.nt_xent(z1, z2, hyper["temperature"]), (stats, memory, {})
 
-    return Method(two_global_views(config), init, loss, keep, net.encode)
+    return Method(VIEWS(config), init, loss, no_update, net.encode)

@@ -13,9 +13,11 @@ import jax
 from flax import linen as nn
 
 from ssljax import losses
-from ssljax.methods.base import Batch, Course, Method, Traced, Tree, keep, two_global_views
+from ssljax.methods.base import Batch, Course, Method, Traced, Tree, no_update, two_global_views
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
+
+VIEWS = two_global_views
 
 HYPER: dict[str, Traced] = {}
 
@@ -57,4 +59,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         scheduled = jax.tree.map(lambda _: rate, params)
         return {**scheduled, "predictor": jax.tree.map(lambda _: peak, params["predictor"])}
 
-    return Method(two_global_views(config), init, loss, keep, net.encode, rates=rates)
+    return Method(VIEWS(config), init, loss, no_update, net.encode, rates=rates)

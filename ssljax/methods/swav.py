@@ -9,7 +9,7 @@ prototypes have unit length; they do not move at all for the first epochs; the q
 and used only from an epoch on (50 on CIFAR).
 """
 
-from itertools import permutations
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,22 +18,35 @@ from flax import linen as nn
 
 from ssljax import assign, losses
 from ssljax.errors import UserError
-from ssljax.methods.base import TEMPERATURE, Batch, Course, Method, Traced, Tree, hold, keep, multi_crop_views
-from ssljax.methods.networks import cosine_logits, network, precision, prototypes
+from ssljax.methods.base import (
+    TEMPERATURE,
+    Batch,
+    Course,
+    Method,
+    Traced,
+    Tree,
+    cross_view_pairs,
+    freeze_prototypes,
+    multi_crop_views,
+    no_update,
+)
+from ssljax.methods.networks import network, precision, prototypes, scores
 from ssljax.models import MLP
+
+VIEWS = multi_crop_views
 
 HYPER = {
     **TEMPERATURE,
     "sinkhorn.epsilon": Traced("entropy of the codes", 0.05, low=1e-4),  # Caron et al., appendix A
-    "sinkhorn.iterations": Traced("steps of Sinkhorn-Knopp, a whole number", 3.0, low=1.0),
+    "sinkhorn.iterations": Traced("steps of Sinkhorn-Knopp", 3.0, low=1.0, whole=True),
     "queue_start_epoch": Traced("first epoch, from 0, whose codes see the queue", 15.0),  # solo-learn's default
     "freeze_epochs": Traced("epochs in which the prototypes do not move", 1.0),  # solo-learn's default
 }
 
 _SHARED: dict[str, Any] = dict(
     learning_rate=0.6, weight_decay=1e-6, temperature=0.1, hidden_dim=2048, output_dim=128, prototypes=3000,
-    queue_size=3840,
-) | {"queue_start_epoch": 50.0, "freeze_epochs": 2.0}  # fmt: skip
+    queue_size=3840, queue_start_epoch=50.0, freeze_epochs=2.0,
+)  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": _SHARED,
@@ -55,7 +68,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
         network_key, prototype_key = jax.random.split(key)
         params, stats = net.init(network_key, views[0])
-        params["prototypes"] = prototypes(prototype_key, config.prototypes, config.output_dim)
+        params["prototypes"] = losses.normalize(prototypes(prototype_key, config.prototypes, config.output_dim))
         return params, stats, {"queue": jnp.zeros((2, config.queue_size, config.output_dim))}
 
     def loss(
@@ -63,31 +76,32 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
         del key
         z, stats = net.project(params, stats, batch.views)
-        scores = cosine_logits(z, params["prototypes"])
+        logits = scores(z, params["prototypes"])
         queue = jax.lax.stop_gradient(memory["queue"])
         # Every place of the queue has been written by then, unless it is longer than the epochs before: then not yet.
         filled = step * config.batch_size >= config.queue_size
         started = filled & (step >= hyper["queue_start_epoch"] * course.steps_per_epoch)
-        codes = [codes_of(scores[i], queue[i], params["prototypes"], started, hyper["sinkhorn"]) for i in (0, 1)]
-        pairs = [(a, b) for a, b in permutations(range(len(scores)), 2) if a < 2]
-        terms = [losses.soft_cross_entropy(scores[b], codes[a], hyper["temperature"]) for a, b in pairs]
+        queued = scores(queue, params["prototypes"])
+        codes = [codes_of(logits[view], queued[view], started, hyper["sinkhorn"]) for view in (0, 1)]
+        pairs = cross_view_pairs(len(logits))
+        terms = [losses.soft_cross_entropy(logits[b], codes[a], hyper["temperature"]) for a, b in pairs]
         newest = jax.lax.stop_gradient(losses.normalize(z[:2]))
         queue = jnp.concatenate([newest, queue], axis=1)[:, : config.queue_size]
         return sum(terms, jnp.float32(0)) / len(terms), (stats, {"queue": queue}, {})
 
-    def codes_of(scores: jax.Array, queue: jax.Array, directions: jax.Array, started: jax.Array, sinkhorn: Tree) -> Any:
+    def codes_of(logits: jax.Array, queued: jax.Array, started: jax.Array, sinkhorn: Tree) -> jax.Array:
+        """Sinkhorn's codes of a view's images, alone or among the queue's."""
+        logits, queued = jax.lax.stop_gradient((logits, queued))
         epsilon, iterations = sinkhorn["epsilon"], sinkhorn["iterations"].astype(jnp.int32)
+        codes: jax.Array = jax.lax.cond(
+            started,
+            lambda: assign.sinkhorn_knopp(jnp.concatenate([logits, queued]), epsilon, iterations)[: len(logits)],
+            lambda: assign.sinkhorn_knopp(logits, epsilon, iterations),
+        )
+        return codes
 
-        def alone() -> jax.Array:
-            return assign.sinkhorn_knopp(scores, epsilon, iterations)
+    def constrain(params: Tree) -> Tree:
+        return {**params, "prototypes": losses.normalize(params["prototypes"])}
 
-        def with_queue() -> jax.Array:
-            both = jnp.concatenate([scores, cosine_logits(queue, directions)])
-            return assign.sinkhorn_knopp(both, epsilon, iterations)[: len(scores)]
-
-        return jax.lax.stop_gradient(jax.lax.cond(started, with_queue, alone))
-
-    def trainable(params: Tree, step: jax.Array, hyper: Tree) -> Tree:
-        return hold(params, "prototypes", until=step >= hyper["freeze_epochs"] * course.steps_per_epoch)
-
-    return Method(multi_crop_views(config), init, loss, keep, net.encode, trainable=trainable)
+    trainable = partial(freeze_prototypes, steps_per_epoch=course.steps_per_epoch)
+    return Method(VIEWS(config), init, loss, no_update, net.encode, trainable=trainable, constrain=constrain)

@@ -17,10 +17,12 @@ from flax import linen as nn
 
 from ssljax import losses
 from ssljax.errors import UserError
-from ssljax.methods.base import Batch, Course, Method, Traced, Tree, keep, two_global_views
+from ssljax.methods.base import Batch, Course, Method, Traced, Tree, no_update, two_global_views
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP, gelu
 from ssljax.models.layers import iterative_normalization
+
+VIEWS = two_global_views
 
 HYPER = {
     "invariance": Traced("weight of the invariance term", 25.0),
@@ -79,4 +81,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         value = losses.vibcreg(z1, z2, **{name: hyper[name] for name in HYPER})
         return value, (stats, memory, {})
 
-    return Method(two_global_views(config), init, loss, keep, net.encode)
+    return Method(VIEWS(config), init, loss, no_update, net.encode)

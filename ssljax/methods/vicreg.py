@@ -14,9 +14,11 @@ import jax
 from flax import linen as nn
 
 from ssljax import losses
-from ssljax.methods.base import Batch, Course, Method, Traced, Tree, keep, two_global_views
+from ssljax.methods.base import Batch, Course, Method, Traced, Tree, no_update, two_global_views
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
+
+VIEWS = two_global_views
 
 HYPER = {  # Bardes et al., section 4.2
     "invariance": Traced("weight of the invariance term (the paper's lambda)", 25.0),
@@ -51,4 +53,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         value = losses.vicreg(z1, z2, **{name: hyper[name] for name in HYPER})
         return value, (stats, memory, {})
 
-    return Method(two_global_views(config), init, loss, keep, net.encode)
+    return Method(VIEWS(config), init, loss, no_update, net.encode)

@@ -88,6 +88,8 @@ def apply_views(
     weights = BN_MOMENTUM ** jnp.arange(n - 1, -1, -1)
 
     def merge(old: jax.Array, new: jax.Array) -> jax.Array:
-        return BN_MOMENTUM**n * old + jnp.tensordot(weights, new - BN_MOMENTUM * old, axes=1)
+        return BN_MOMENTUM**n * old + jnp.tensordot(
+            weights, new - BN_MOMENTUM * old, axes=1, precision=jax.lax.Precision.HIGHEST
+        )
 
     return outputs, jax.tree.map(merge, stats, updated)

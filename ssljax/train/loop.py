@@ -166,9 +166,9 @@ def _epochs(
     per_call = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
     steps = {n: sweep_step(config, program, n) for n in {per_call, 1}}
     order_of = jax.jit(over_runs(program.order, (0, None)))
-    on_epoch = jax.jit(over_runs(program.on_epoch, (0, 0, None)), donate_argnums=0)
+    on_epoch = jax.jit(over_runs(program.on_epoch, (0, 0, None), config.run_axis), donate_argnums=0)
     if start == 0:
-        state = _filled(trained, config, order_of)
+        state = fill_memory(config, trained, name)
     alive = np.asarray(state.alive)
     writers = _Writers(tensorboard, runs, start + 1)
     images_a_step = config.batch_size * len(runs)
@@ -222,13 +222,14 @@ def _epochs(
     return state
 
 
-def _filled(trained: Trained, config: Config, order_of: Callable[..., jax.Array]) -> State:
-    """The state before the first epoch: as it is, or with its memory filled from every image."""
+def fill_memory(config: Config, trained: Trained, name: str) -> State:
+    """The state before the first epoch: as it is, or with its memory filled by a pass over the images in whole batches."""
     program, _, state, hyper, data, _ = trained
     if program.fill is None:
         return state
+    log.info("%s: a pass over the images fills the memory of %s", name, config.method)
     one = jax.jit(over_runs(program.fill, (0, 0, None, 0, None), config.run_axis), donate_argnums=0)
-    order = order_of(hyper, 0)
+    order = jax.jit(over_runs(program.order, (0, None)))(hyper, 0)
     for step in range(program.steps_per_epoch):
         state = one(state, hyper, data, order, step)
     return state

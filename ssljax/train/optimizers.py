@@ -61,13 +61,14 @@ def lars_solo_direction(
     """c (g + wd p): solo-learn's LARS with its eta.
 
     With r = eta |p| / (|g| + wd |p| + 1e-8), c is min(r / learning rate, 1), or r where `learning_rate` is None (no clip).
+    Where a norm is 0 it is the plain gradient, without decay.
     """
     p, g = jnp.linalg.norm(param), jnp.linalg.norm(gradient)
-    ratio = jnp.where((p > 0) & (g > 0), eta * p / (g + decay * p + 1e-8), 1.0)
+    ratio = eta * p / (g + decay * p + 1e-8)
     if learning_rate is not None:
         # A warm-up may start at 0; r / lr is then unbounded and the clip gives 1.
         ratio = jnp.minimum(ratio / jnp.maximum(learning_rate, 1e-30), 1.0)
-    return ratio * (gradient + decay * param)
+    return jnp.where((p > 0) & (g > 0), ratio * (gradient + decay * param), gradient)
 
 
 def _per_matrix(

@@ -13,7 +13,8 @@ import optax
 
 from ssljax import augment, sweeps
 from ssljax.config import Config
-from ssljax.methods import Batch, Course, Method, build
+from ssljax.errors import UserError
+from ssljax.methods import METHODS, Batch, Course, Method, build
 from ssljax.models import backbone
 from ssljax.train import optimizers
 
@@ -103,8 +104,7 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
     )
     method: Method = build(config, network, Course(n_images, steps_per_epoch, total_steps))
     sides = sources(config)
-    for view in sides.values():
-        augment.check(view, channels)
+    check_channels(config, channels)
     scale = config.batch_size / 256 if config.lr_scaling == "linear" else 1.0
 
     def rate(hyper: Tree, step: jax.Array) -> jax.Array:
@@ -176,7 +176,8 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
             mask = method.trainable(state.params, step, hyper)
             updates = jax.tree.map(jnp.multiply, updates, mask)
             optimizer = optimizers.hold(rule, mask, optimizer, state.optimizer)
-        return optax.apply_updates(state.params, updates), optimizer
+        params = optax.apply_updates(state.params, updates)
+        return (method.constrain(params) if method.constrain else params), optimizer
 
     def on_epoch(state: State, hyper: Tree, epoch: jax.Array) -> State:
         if method.on_epoch is None:
@@ -185,10 +186,10 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
         return state._replace(memory=jax.tree.map(lambda a, b: jnp.where(state.alive, a, b), memory, state.memory))
 
     def fill(state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array) -> State:
+        assert method.fill is not None
         batch = draw(hyper, data, batch_of(order, step), step, FILL)
         key = derive(hyper["seed"], step, FILL)
-        _, (_, memory, _) = method.loss(state.params, state.stats, state.memory, batch, hyper, step, key)
-        return state._replace(memory=memory)
+        return state._replace(memory=method.fill(state.params, state.stats, state.memory, batch, hyper, step, key))
 
     def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
         return method.encode(state.params, state.stats, (images - data.mean) / data.std)
@@ -202,6 +203,26 @@ def sources(config: Config) -> dict[str, augment.View]:
     if config.second is not None:
         views |= {f"second.{name}": view for name, view in sweeps.views_of(config.second).items()}
     return views
+
+
+def sizes(config: Config) -> dict[str, int]:
+    """The side in pixels of each of `sources` that a resolved config's plan draws."""
+    found = {view.source: view.size for view in METHODS[config.method].VIEWS(config)}
+    if config.second is not None:
+        found |= {f"second.{name}": size for name, size in sizes(config.second).items()}
+    return found
+
+
+def check_channels(config: Config, channels: int) -> None:
+    """Raises `UserError` if a transform of a resolved config's sets is not defined for this many channels."""
+    for own, flag in ((config, "--transforms"), (config.second, "--second_transforms")):
+        if own is None:
+            continue
+        for view in sweeps.views_of(own).values():
+            try:
+                augment.check(view, channels)
+            except UserError as error:
+                raise UserError(f"{flag}={own.transforms}: {error}; give a set for such images") from None
 
 
 def transform_values(hyper: Tree, source: str) -> Tree:

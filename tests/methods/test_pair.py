@@ -117,6 +117,9 @@ def test_addresses_reach_the_first_the_second_or_both(pair):
     assert float(alone["temperature"]) == pytest.approx(0.2)
     assert float(alone["second"]["temperature"]) == pytest.approx(0.6)
     assert float(alone["second"]["transforms"]["view1"]["rotation"]["degrees"]) == 180
+    first = sweeps.hyper(config, sweeps.Run("x", 1, {"first.temperature": 0.5, "second.temperature": 0.6}))
+    assert float(first["temperature"]) == pytest.approx(0.5)
+    assert float(first["second"]["temperature"]) == pytest.approx(0.6)
     with pytest.raises(config_lib.UserError, match="both mean second.temperature"):
         sweeps.hyper(config, sweeps.Run("x", 1, {"temperature": 0.3, "second.temperature": 0.6}))
 
@@ -129,6 +132,41 @@ def test_what_is_given_is_given_for_both_and_the_rest_is_as_each_method_s_preset
     assert (config.hidden_dim, config.second.hidden_dim) == (64, 64)
 
 
+def test_filling_the_memory_of_one_side_leaves_the_other_s_alone(tiny, one_layer):
+    config = tiny(backbone=one_layer, method="mocov2plus", second_method="deepclusterv2", **SETS)
+    trained = pipeline.untrained(pipeline.plan([config])[0])
+    before = jax.tree.map(np.asarray, trained.state.memory)
+    after = loop.fill_memory(config_lib.resolve(config), trained, "pair").memory
+    jax.tree.map(np.testing.assert_array_equal, after["first"], before["first"])
+    norms = np.linalg.norm(after["second"]["bank"], axis=-1)
+    np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-5)
+    assert (norms > 0).mean() == pytest.approx(1408 / 1438)  # the whole batches of the set, in both banks
+
+
+def test_resolving_twice_is_resolving_once_and_a_ready_made_second_is_refused(tiny):
+    config = config_lib.Config(preset="solo", method="mocov2plus", second_method="nnclr", **SETS)
+    once = config_lib.resolve(config)
+    assert config_lib.resolve(once) == once
+    assert (once.queue_size, once.second.queue_size) == (32768, 65536)
+    with pytest.raises(config_lib.UserError, match="second_transforms"):
+        tiny(second=once)
+
+
+def test_one_loss_beside_two_have_names_of_their_own(tiny):
+    programs = pipeline.plan([tiny(second_transforms=s) for s in ("none", "mnist_second")])
+    assert [p.name for p in programs] == ["none", "mnist_second"]
+    assert programs[0].config.second is None
+
+
+def test_local_crops_go_to_the_side_that_takes_them(tiny):
+    settings = dict(
+        method="simclr", second_method="dino", local_crops=2, **{**SETS, "second_transforms": "mnist_first"}
+    )
+    program = pipeline.plan([tiny(**settings)])[0]
+    assert (program.config.local_crops, program.config.second.local_crops) == (0, 2)
+    assert "local" in sweeps.hyper(program.config, program.runs[0])["second"]["transforms"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), itertools.pairwise([*METHODS, next(iter(METHODS))]))
 def test_any_method_trains_beside_the_next(tiny, one_layer, first, second):
@@ -139,7 +177,7 @@ def test_any_method_trains_beside_the_next(tiny, one_layer, first, second):
     program = pipeline.plan([config])[0]
     trained = pipeline.untrained(program)
     order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
-    state = loop._filled(trained, program.config, lambda hyper, epoch: order)
+    state = loop.fill_memory(program.config, trained, "pair")
     step = loop.sweep_step(program.config, trained.program, 1)
     for i in range(trained.program.steps_per_epoch):
         state, metrics = step(state, trained.hyper, trained.data, order, i)

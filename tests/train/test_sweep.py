@@ -94,15 +94,21 @@ def test_a_sweep_equals_single_runs_and_a_resumed_one(tiny, one_layer, tmp_path,
         *(Run(address, 5, {address: OTHER[address]}) for address in own),
         Run("another seed", 6, {}),
     )
-    program_of_one = loop.prepare(program.config, runs, data).program
-    step = loop.sweep_step(program.config, program_of_one, 1)
-    on_epoch = jax.jit(over_runs(program_of_one.on_epoch, (0, 0, None)))
+    functions = loop.program_of(program.config, len(data.images), data.images.shape[-1])
+    step = loop.sweep_step(program.config, functions, 1)
+
+    @jax.jit
+    def start_of(hyper):
+        state = over_runs(functions.init, (0,))(hyper)
+        order = over_runs(functions.order, (0, None))(hyper, 0)
+        if functions.fill is not None:
+            for i in range(2):  # a part of the pass over the images is enough to tell the runs' banks apart
+                state = over_runs(functions.fill, (0, 0, None, 0, None))(state, hyper, data, order, i)
+        return order, over_runs(functions.on_epoch, (0, 0, None))(state, hyper, 0)
 
     def start(runs):
-        trained = loop.prepare(program.config, runs, data)
-        order_of = jax.jit(over_runs(trained.program.order, (0, None)))
-        state = loop._filled(trained, program.config, order_of)
-        return trained.hyper, order_of(trained.hyper, 0), on_epoch(state, trained.hyper, 0)
+        hyper = sweeps.stack([sweeps.hyper(program.config, run) for run in runs])
+        return hyper, *start_of(hyper)
 
     def steps(state, hyper, order, first, count):
         losses = []
