@@ -219,6 +219,11 @@ def fields() -> dict[str, dataclasses.Field]:
     return {flag_name(f): f for f in dataclasses.fields(Config) if f.metadata}
 
 
+def fields_by_name() -> dict[str, dataclasses.Field]:
+    """Every setting of `Config` by its name in Python."""
+    return {f.name: f for f in fields().values()}
+
+
 def checked(field: dataclasses.Field, value: Any) -> Any:
     """The value in the field's own type, or a `UserError` that names the flag."""
     meta, flag = field.metadata, f"--{flag_name(field)}"

@@ -79,26 +79,25 @@ def represent(config: Config, trained: Trained, dataset: Dataset, program: str) 
         state, hyper = jax.tree.map(lambda leaf: leaf[sound], (trained.state, trained.hyper))
         runs = tuple(run for run, good in zip(trained.runs, sound) if good)
         trained, train, test = trained._replace(state=state, hyper=hyper, runs=runs), train[sound], test[sound]
-    second = config.second
     return Representation(
         train,
         test,
         tuple(f"{program}/{run.name}" for run in trained.runs),
         tuple(run.seed for run in trained.runs),
         tuple(run.swept for run in trained.runs),
-        {
-            "method": both(config.method, second.method if second else None),
-            "backbone": config.backbone,
-            "transforms": both(config.transforms, second.transforms if second else None),
-            "epoch": trained.epoch,
-        },
+        {**columns(config), "epoch": trained.epoch},
         trained,
     )
 
 
-def both(first: str, second: str | None) -> str:
-    """What the tables call a program of one loss or of two."""
-    return first if second is None else f"{first} & {second}"
+def columns(config: Config) -> dict[str, Any]:
+    """What the tables call a resolved config's method, backbone and transforms; two losses' with an & between."""
+    losses = [config] if config.second is None else [config, config.second]
+    return {
+        "method": " & ".join(loss.method for loss in losses),
+        "backbone": config.backbone,
+        "transforms": " & ".join(loss.transforms for loss in losses),
+    }
 
 
 def pixels(dataset: Dataset, seeds: Sequence[int], program: str) -> Representation:

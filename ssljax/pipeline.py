@@ -21,6 +21,7 @@ from ssljax.data import Dataset
 from ssljax.errors import UserError, unknown
 from ssljax.evaluate import features as extraction
 from ssljax.evaluate.results import read_results, write_results
+from ssljax.methods import OF_METHODS, reads
 from ssljax.report import figures, tables
 from ssljax.report.page import write_page
 from ssljax.sweeps import Run
@@ -143,6 +144,7 @@ def plan(configs: Sequence[Config], *, trained: bool = True) -> list[Program]:
       UserError: the first thing that is wrong.
     """
     resolved = [config_lib.resolve(config) for config in configs]
+    _refuse_without_effect(configs, resolved)
     for path in {config.targets for config in resolved if config.targets}:
         tables.read_targets(path)
     sets: dict[tuple, Dataset] = {}
@@ -181,6 +183,17 @@ def plan(configs: Sequence[Config], *, trained: bool = True) -> list[Program]:
         for number, chunk in enumerate(chunks):
             programs.append(Program(name if len(chunks) == 1 else f"{name}~{number}", config, chunk, dataset))
     return programs
+
+
+def _refuse_without_effect(given: Sequence[Config], resolved: Sequence[Config]) -> None:
+    """Raises if a setting of methods is given that none of these reads; in a list of methods, one that does is enough."""
+    methods = {c.method: None for one in resolved for c in (one, one.second) if c is not None}
+    read = set().union(*map(reads, methods))
+    for name in OF_METHODS:
+        values = [getattr(config, name) for config in given]
+        if name not in read and values[0] is not None:
+            flag = config_lib.flag_name(config_lib.fields_by_name()[name])
+            raise UserError(f"--{flag}: {values[0]:g} has no effect on {' and '.join(methods)}")
 
 
 def _check_prototypes(config: Config, dataset: Dataset) -> None:
@@ -355,10 +368,10 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
     shown = {row["dataset"] for row in read_results(results)[:1]} if results.exists() else set()
     first = next((p for p in programs if p.config.dataset in shown), programs[0])  # whose images the page shows
     test = first.dataset.splits.get("test")
-    settings = [config_lib.to_json(p.config) for p in programs]
+    settings = [sweeps.settings(p.config) for p in programs]
     rows = []
-    for name in settings[0]:
-        values = list(dict.fromkeys(_setting(s[name]) for s in settings))
+    for name in dict.fromkeys(name for each in settings for name in each):
+        values = list(dict.fromkeys(_setting(s.get(name)) for s in settings))
         if any(values):
             rows.append((name, ", ".join(values)))
     shared = first.config
@@ -376,7 +389,7 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
         workdir,
         images=None if test is None else np.asarray(test.images),
         class_names=first.dataset.class_names or (),
-        title=f"{shared.dataset}: {', '.join(dict.fromkeys(p.config.method for p in programs))}",
+        title=f"{shared.dataset}: {', '.join(dict.fromkeys(measuring.columns(p.config)['method'] for p in programs))}",
         command=command or f"python experiments/run.py --flagfile={workdir / 'flagfile.cfg'}",
         config_rows=rows,
         targets=_targets(programs),

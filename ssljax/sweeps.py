@@ -127,6 +127,29 @@ def _of_method(config: Config) -> dict[str, Any]:
     return tree
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """Every setting of a resolved config by flag name, its method's other numbers, and the second loss's as `second.NAME`."""
+    values = config_lib.to_json(config)
+    values |= {a: v for a, v in _numbers(config).items() if a not in values}
+    if config.second is not None:
+        own = config_lib.to_json(config.second) | _numbers(config.second)
+        values |= {
+            f"second.{name}": v for name, v in own.items() if values.get(name) != v and not name.startswith("second_")
+        }
+    return values
+
+
+def _numbers(config: Config) -> dict[str, Any]:
+    tree = _without_transforms(_of_method(config))
+    found = {}
+    for address in addresses(tree):
+        value: Any = tree
+        for name in address.split("."):
+            value = value[name]
+        found[address] = value
+    return found
+
+
 def views_of(config: Config) -> dict[str, augment.View]:
     """What draws each kind of view that a resolved config's method asks for: a side of its set, or one made of the first."""
     first, second = augment.parse(config.transforms).views

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ssljax import config as config_lib
-from ssljax import flags
+from ssljax import flags, sweeps
 from ssljax.config import Config
 from ssljax.errors import UserError
 
@@ -121,7 +121,7 @@ def describe(configs: Sequence[Config], fingerprints: dict[str, str], command: s
     names = ("ssljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "dm-pix", "numpy", "scikit-learn")
     info = {
         "command": command,
-        "configs": [config_lib.to_json(c) for c in configs],
+        "configs": [sweeps.settings(c) for c in configs],
         "data": fingerprints,
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in names}},

@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 import ssljax
+from ssljax.methods import METHODS, OF_METHODS, reads
 from ssljax.models import BACKBONES
 from ssljax.models.layers import batch_norm
 
@@ -31,7 +32,15 @@ TINY = dict(
 @pytest.fixture(scope="session")
 def tiny():
     """A function from overrides to a `Config` that trains within seconds."""
-    return lambda **overrides: ssljax.Config(**{**TINY, **overrides})
+
+    def make(**overrides):
+        methods = [overrides.get("method", "mocov2plus")]
+        methods += [overrides.get("second_method", methods[0])] if "second_transforms" in overrides else []
+        read = set().union(*(reads(method) for method in methods if method in METHODS))
+        fitting = {name: value for name, value in TINY.items() if name not in OF_METHODS or name in read}
+        return ssljax.Config(**{**fitting, **overrides})
+
+    return make
 
 
 class OneLayer(nn.Module):

@@ -27,7 +27,20 @@ from ssljax.methods import (
 from ssljax.methods.base import Batch, Course, Method, Traced, View, multi_crop_views
 from ssljax.methods.pair import weighted_sum
 
-__all__ = ["METHODS", "PRESETS", "Batch", "Course", "Method", "Traced", "View", "build", "preset", "takes_local_crops"]
+__all__ = [
+    "METHODS",
+    "OF_METHODS",
+    "PRESETS",
+    "Batch",
+    "Course",
+    "Method",
+    "Traced",
+    "View",
+    "build",
+    "preset",
+    "reads",
+    "takes_local_crops",
+]
 
 METHODS: dict[str, ModuleType] = {
     "barlow_twins": barlow_twins,
@@ -67,13 +80,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         optimizer="lars_solo", lr_scaling="linear", epochs=1000, batch_size=256, backbone="resnet18", width=1.0,
         image_size=32, stem="cifar", stem_padding=2, probe_features="raw", **_SCHEDULE,
     ),
-    # Ours: scikit-learn's digits within minutes on two CPU cores. Learning rate, temperature and width of the networks were
-    # chosen on a validation part of the training images. VGG11 has batch normalisation here: without it, within so few
+    # Ours: scikit-learn's digits within minutes on two CPU cores. Learning rate, batch, epochs, temperature and width of the
+    # networks were chosen on a validation part of the training images, the same for every method. VGG11 has batch normalisation here: without it, within so few
     # steps, its features stay where they start, all alike. The probe standardises, since an untrained encoder's
     # features are so small that the probe would measure their unit.
     "digits": dict(
-        transforms="mnist_first", optimizer="adam", lr_scaling="none", learning_rate=1e-3, weight_decay=1e-4, epochs=20,
-        batch_size=128, backbone="vgg11_bn", width=0.25, image_size=16, stem="cifar", stem_padding=1, probe_features="standardized",
+        transforms="mnist_first", optimizer="adam", lr_scaling="none", learning_rate=1e-3, weight_decay=1e-4, epochs=60,
+        batch_size=64, backbone="vgg11_bn", width=0.25, image_size=16, stem="cifar", stem_padding=1, probe_features="standardized",
         hidden_dim=128, output_dim=64, **{**_SCHEDULE, "warmup_epochs": 2},
     ),
 }  # fmt: skip
@@ -107,6 +120,18 @@ def preset(method: str, name: str, dataset: str = "", flag: str = "--method") ->
             )
         values |= {**PRESETS[special], **own[special]}
     return values
+
+
+# Fields of `Config` that only some methods read.
+OF_METHODS = (
+    "hidden_dim", "output_dim", "predictor_dim", "queue_size", "prototypes", "prototype_heads", "temperature", "tau_base",
+    "tau_final",
+)  # fmt: skip
+
+
+def reads(method: str) -> set[str]:
+    """Which of `OF_METHODS` a method reads: those that its presets give."""
+    return {name for row in METHODS[method].PRESETS.values() for name in row if name in OF_METHODS}
 
 
 def takes_local_crops(method: str) -> bool:

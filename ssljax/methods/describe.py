@@ -30,17 +30,18 @@ def describe(method: str) -> str:
     ]
     lines += ["warmup_epochs, the optimiser's and every transform's:"]
     for name, traced in module.HYPER.items():
-        default = "the preset's" if traced.default is None else f"{traced.default:g} unless the preset says otherwise"
-        lines.append(f"  {name:<34}{traced.help} ({default})")
+        lines.append(f"  {name:<34}{traced.help}{', a whole number' if traced.whole else ''}")
     return "\n".join(lines if module.HYPER else [*lines, "  none of its own"])
 
 
+_HEADINGS = ("Loss:", "Memory:", "What people get wrong:")  # of every method's docstring
+
+
 def _entries(text: str) -> list[str]:
-    """The paragraphs of a docstring's body: each begins with a capital and has a colon on its first line."""
+    """The paragraphs of a docstring's body, each under its heading."""
     entries: list[str] = []
     for line in text.splitlines():
-        head, colon, _ = line.partition(":")
-        if not entries or (colon and head[:1].isupper() and len(head) < 24):
+        if line.startswith(_HEADINGS) or not entries:
             entries.append(line)
         else:
             entries[-1] += " " + line.strip()
@@ -52,6 +53,11 @@ def _presets(method: str) -> list[str]:
     own = METHODS[method].PRESETS
     columns = {name: preset(method, *name.split("@")) for name in PRESETS if name in own}
     flags = {field.name: name for name, field in config_lib.fields().items()}
+    hyper = METHODS[method].HYPER
+    for values in columns.values():
+        for name, traced in hyper.items():
+            if traced.default is not None:
+                values.setdefault(name, traced.default)
     names = dict.fromkeys(name for values in columns.values() for name in values)
     rows = [["", *columns]]
     for name in names:
