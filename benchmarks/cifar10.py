@@ -3,9 +3,11 @@
   python benchmarks/cifar10.py --prepare --data_dir=DIR      once, where TensorFlow Datasets keeps cifar10
   python benchmarks/cifar10.py [--methods=byol,simclr] [--minutes=9] [--flag=value ...]
 
-The last epoch counts. A method is written to the results file as soon as it is done, and a later call goes on with the methods that
-the file lacks. The table that is printed last holds all that were trained alike (epochs, preset, seeds, images and every other
-setting), beside solo-learn's published 1000-epoch figures. Other arguments are settings of the config, as for experiments/run.py.
+The last epoch counts. Warm-ups and late starts that were meant for 1000 epochs (learning rate, SwAV's queue, DINO's
+temperature) end after a third of the epochs at most. A method is written to the results file as soon as it is done, and a
+later call goes on with the methods that the file lacks. The table that is printed last holds all that were trained alike
+(epochs, preset, seeds, images and every other setting), beside solo-learn's published 1000-epoch figures. Other arguments are
+settings of the config, as for experiments/run.py.
 
 `--prepare` writes the decoded images in parts of 44 MiB, so that they can be carried to a machine that has an accelerator and no
 network, in transfers of bounded size. With room for one part a transfer, 10 minutes a command, and results that come back from a
@@ -42,7 +44,7 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from ssljax import data, flags, measuring, pipeline, workdir
+from ssljax import data, flags, measuring, pipeline, sweeps, workdir
 from ssljax.config import Config, resolve
 from ssljax.errors import UserError
 from ssljax.methods import METHODS
@@ -100,9 +102,15 @@ def settings(archive: Path, method: str, argv: Sequence[str]) -> Config:
     config, *others = flags.configs_from_flags(values)
     if others:
         raise UserError("one program a method: a static setting takes one value here, not a list")
-    if config.warmup_epochs is None:  # solo-learn's 10 are of 1000 epochs
-        config = dataclasses.replace(config, warmup_epochs=min(10.0, config.epochs / 3))
-    return config
+    most = config.epochs / 3  # solo-learn's warm-ups and late starts are of 1000 epochs
+    if config.warmup_epochs is None:
+        config = dataclasses.replace(config, warmup_epochs=min(10.0, most))
+    shown = sweeps.settings(resolve(config))
+    given = {text.partition("=")[0].strip() for text in config.set}
+    late = [
+        a for a in METHODS[method].HYPER if a.endswith(("_epoch", "_epochs")) and shown[a] > most and a not in given
+    ]
+    return dataclasses.replace(config, set=(*config.set, *(f"{address}={most:g}" for address in late)))
 
 
 def trained_and_measured(config: Config, method: str) -> dict[str, Any]:

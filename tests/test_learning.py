@@ -21,6 +21,7 @@ def test_on_mnist_the_second_set_loses_the_digit(test_data, tmp_path):
             transforms=transforms,
             method="simclr",
             epochs=1,
+            batch_size=128,
             warmup_epochs=0,
             learning_rate=2e-3,
             probe_epochs=10,

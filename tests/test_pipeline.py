@@ -202,6 +202,41 @@ def test_a_diverged_run_is_left_out_and_named(tiny, tmp_path, caplog):
     assert "diverged" in study.report.read_text()
 
 
+def test_two_losses_from_the_command_line(one_layer, tmp_path, capsys):
+    """One program of four runs: the tables name both losses, the metrics tell them apart, the records hold the second's."""
+    argv = [
+        "run.py", "--method=simclr", "--second_method=mocov2plus", "--transforms=mnist_first",
+        "--second_transforms=rotation(degrees=30)", "--sweep=loss_weights.second=0.5,2", "--seeds=1,2", "--epochs=2",
+        f"--backbone={one_layer}", "--image_size=8", "--batch_size=128", "--warmup_epochs=0", "--queue_size=256",
+        "--evaluations=knn", f"--workdir={tmp_path / 'W'}",
+    ]  # fmt: skip
+    assert cli.main(argv) == 0
+    rows = read_results(tmp_path / "W" / "results.csv")
+    trained = [row for row in rows if row["method"] == "simclr & mocov2plus"]
+    assert {row["transforms"] for row in trained} == {"mnist_first & rotation(degrees=30)"}
+    assert {(row["seed"], row["loss_weights.second"]) for row in trained} == {
+        (s, w) for s in (1, 2) for w in (0.5, 2.0)
+    }
+    metrics = [json.loads(line) for line in (tmp_path / "W" / "metrics.jsonl").read_text().splitlines()]
+    for row in metrics:
+        total = row["loss.first"] + row["loss_weights.second"] * row["loss.second"]
+        assert row["loss"] == pytest.approx(total, rel=1e-4)
+    (config,) = json.loads((tmp_path / "W" / "run.json").read_text())["configs"]
+    assert config["second.method"] == "mocov2plus"
+    assert config["second.tau.base"] == 0.99
+    page = (tmp_path / "W" / "report.html").read_text()
+    assert "simclr &amp; mocov2plus" in page
+    assert "second.tau.base" in page
+    capsys.readouterr()
+
+
+def test_help_method_prints_a_page_and_refuses_what_is_none(capsys):
+    assert cli.main(["run.py", "--help_method=swav"]) == 0
+    assert "sinkhorn.epsilon" in capsys.readouterr().out
+    assert cli.main(["run.py", "--help_method=swaw"]) == 2
+    assert capsys.readouterr().err == "error: --help_method: unknown method 'swaw'; did you mean 'swav'?\n"
+
+
 @pytest.mark.slow
 def test_programs_split_by_size_give_the_runs_of_one_program(tiny, tmp_path):
     whole = tiny(method="simclr", seeds=(1, 2), epochs=1, warmup_epochs=0, evaluations=("knn",))

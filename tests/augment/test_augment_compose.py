@@ -196,3 +196,23 @@ def test_hyper_parameters_are_checked_together():
     values["random_resized_crop"] |= {"area_low": 0.8, "area_high": 0.3}
     with pytest.raises(UserError, match="area_low is 0.8, expected at most area_high=0.3"):
         augment.check_hyper(view, values, "--sweep")
+
+
+def test_a_weak_view_is_the_geometry_and_a_local_one_cuts_small_by_a_name_of_its_own():
+    view = view_of(
+        "padding()+color_inversion(probability=1)+rotation(degrees=25)+random_resized_crop()+horizontal_flip()"
+    )
+    assert compose.names(compose.weak_view(view)) == ["padding", "rotation", "random_resized_crop", "horizontal_flip"]
+    local = compose.local_view(view)
+    assert compose.names(local) == ["padding", "color_inversion", "rotation", "local_crop", "horizontal_flip"]
+    assert compose.names(compose.local_view(view_of("hue()"))) == ["local_crop", "hue"]
+    # An image whose left half is black and right half white: a crop of 5 to 14 % of it is mostly one or the other.
+    image = jnp.zeros((1, 64, 64, 1)).at[:, :, 32:].set(1.0)
+    images = jnp.broadcast_to(image, (200, 64, 64, 1))
+    small = compose.local_view(view_of("random_resized_crop(area_low=.5,area_high=1)"))
+    drawn = compose.apply_view(small, jax.random.key(0), images, defaults(small), image_size=16)
+    plain = np.mean((drawn.mean((1, 2, 3)) < 0.02) | (drawn.mean((1, 2, 3)) > 0.98))
+    # A crop of side s in an image of side 1 misses the edge with probability (1 - 2s) / (1 - s) on either side.
+    side = np.sqrt(np.random.default_rng(0).uniform(0.05, 0.14, 100_000))
+    expected = np.mean(2 * (0.5 - side) / (1 - side))
+    assert abs(plain - expected) < 0.1
