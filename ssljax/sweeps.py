@@ -99,12 +99,15 @@ def hyper(config: Config, run: Run) -> dict[str, Any]:
         if len(values) != 1:
             raise UserError(f"--set: {address} takes one value; several are a --sweep")
     given += [(address, (value,), "--sweep") for address, value in run.swept.items()]
-    touched: dict[str, str] = {}
+    touched: dict[str, tuple[str, str, int]] = {}
     for address, values, flag in given:
-        for leaf in _assign(config, tree, address, values[0], flag):
-            if touched.get(leaf, address) != address:
-                raise UserError(f"{flag}: {touched[leaf]} and {address} both mean {leaf}")
-            touched[leaf] = address
+        leaves = _assign(config, tree, address, values[0], flag)
+        for leaf in leaves:
+            before, its_flag, its_leaves = touched.get(leaf, (address, flag, len(leaves)))
+            # A narrower address may go over a wider --set; a wider one would undo what was said of a part.
+            if before != address and (flag == its_flag == "--sweep" or len(leaves) > its_leaves):
+                raise UserError(f"{flag}: {before} and {address} both mean {leaf}")
+            touched[leaf] = (address, flag, len(leaves))
     _check(config, tree, "--sweep" if run.swept else "--set")
     arrays = jax.tree.map(jnp.float32, tree)
     return {**arrays, "seed": jnp.uint32(run.seed)}

@@ -81,9 +81,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         image_size=32, stem="cifar", stem_padding=2, probe_features="raw", **_SCHEDULE,
     ),
     # Ours: scikit-learn's digits within minutes on two CPU cores. Learning rate, batch, epochs, temperature and width of the
-    # networks were chosen on a validation part of the training images, the same for every method. VGG11 has batch normalisation here: without it, within so few
-    # steps, its features stay where they start, all alike. The probe standardises, since an untrained encoder's
-    # features are so small that the probe would measure their unit.
+    # networks were chosen on a validation part of the training images, the same for every method. VGG11 has batch
+    # normalisation here: without it, within so few steps, its features stay where they start, all alike. The probe
+    # standardises, since an untrained encoder's features are so small that the probe would measure their unit.
     "digits": dict(
         transforms="mnist_first", optimizer="adam", lr_scaling="none", learning_rate=1e-3, weight_decay=1e-4, epochs=60,
         batch_size=64, backbone="vgg11_bn", width=0.25, image_size=16, stem="cifar", stem_padding=1, probe_features="standardized",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssljax.losses import normalize
-from ssljax.methods.base import Tree
+from ssljax.methods.base import Batch, Method, Tree, View, no_update
 from ssljax.models import PRECISIONS, apply_views
 
 
@@ -74,6 +74,30 @@ def network(backbone: nn.Module, projector: nn.Module, predictor: nn.Module | No
         return features
 
     return Network(init, project, predict, encode)
+
+
+def memoryless(
+    views: tuple[View, ...], net: Network, value: Callable[[jax.Array, jax.Array, Tree], jax.Array]
+) -> Method:
+    """The method whose loss is a function (z1, z2, hyper) of two views' projections and that carries nothing else.
+
+    Args:
+      views: its plan, of two views.
+      net: what projects them.
+      value: the loss; gradients flow into both projections.
+    """
+
+    def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
+        return *net.init(key, views[0]), {}
+
+    def loss(
+        params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
+        del step, key
+        (z1, z2), stats = net.project(params, stats, batch.views)
+        return value(z1, z2, hyper), (stats, memory, {})
+
+    return Method(views, init, loss, no_update, net.encode)
 
 
 def precision(config: Any) -> Any:

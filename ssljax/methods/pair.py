@@ -28,13 +28,17 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
       first, second: on the same backbone.
       shared_heads: whether both losses use the first's heads; the two must then be the same method with the same settings.
     """
-    sides = ("first", "second")
+
+    def sides(hyper: Tree, views: tuple[jax.Array, ...] = ()) -> tuple[tuple[str, Method, Tree, Any], ...]:
+        """What belongs to each loss: its name, its method, its values, its views."""
+        n = len(first.views)
+        return ("first", first, hyper, views[:n]), ("second", second, hyper["second"], views[n:])
 
     def part(tree: Tree, side: str) -> Tree:
         return tree if shared_heads else {ENCODER: tree[ENCODER], **tree[side]}
 
     def join(backbone: Tree, own: dict[str, Tree]) -> Tree:
-        heads = {side: {k: v for k, v in own[side].items() if k != ENCODER} for side in sides}
+        heads = {side: {k: v for k, v in tree.items() if k != ENCODER} for side, tree in own.items()}
         return {ENCODER: backbone, **heads}
 
     def joined(own: dict[str, Tree], merge: Callable[[Any, Any], Any]) -> Tree:
@@ -64,17 +68,15 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        n = len(first.views)
         total = jnp.float32(0)
         memory = dict(memory)
         metrics: dict[str, jax.Array] = {}
-        for side, method, views, values, own in (
-            ("first", first, batch.views[:n], hyper, key),
-            ("second", second, batch.views[n:], hyper["second"], jax.random.fold_in(key, 1)),
-        ):
+        for side, method, values, views in sides(hyper, batch.views):
+            mine = Batch(views, batch.index)
             value, (new, memory[side], told) = method.loss(
-                part(params, side), part(stats, side), memory[side], Batch(views, batch.index), values, step, own
+                part(params, side), part(stats, side), memory[side], mine, values, step, key
             )
+            key = jax.random.fold_in(key, 1)
             total += hyper["loss_weights"][side] * value
             heads = {k: v for k, v in new.items() if k != ENCODER}
             stats = new if shared_heads else {**stats, ENCODER: new[ENCODER], side: heads}
@@ -83,15 +85,17 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
 
     def update(params: Tree, memory: Tree, hyper: Tree, step: jax.Array) -> Tree:
         return {
-            "first": first.update(part(params, "first"), memory["first"], hyper, step),
-            "second": second.update(part(params, "second"), memory["second"], hyper["second"], step),
+            side: method.update(part(params, side), memory[side], values, step)
+            for side, method, values, _ in sides(hyper)
         }
 
     def trainable(params: Tree, step: jax.Array, hyper: Tree) -> Tree:
         masks = {}
-        for side, method, own in (("first", first, hyper), ("second", second, hyper["second"])):
+        for side, method, values, _ in sides(hyper):
             mine = part(params, side)
-            masks[side] = method.trainable(mine, step, own) if method.trainable else jax.tree.map(lambda _: 1.0, mine)
+            masks[side] = (
+                method.trainable(mine, step, values) if method.trainable else jax.tree.map(lambda _: 1.0, mine)
+            )
         return joined(masks, lambda a, b: a * b)
 
     def rates(params: Tree, rate: jax.Array, peak: jax.Array) -> Tree:
@@ -103,21 +107,17 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
 
     def on_epoch(params: Tree, memory: Tree, hyper: Tree, key: jax.Array) -> Tree:
         memory = dict(memory)
-        for side, method, own in (("first", first, hyper), ("second", second, hyper["second"])):
+        for side, method, values, _ in sides(hyper):
             if method.on_epoch:
-                memory[side] = method.on_epoch(part(params, side), memory[side], own, key)
+                memory[side] = method.on_epoch(part(params, side), memory[side], values, key)
             key = jax.random.fold_in(key, 1)
         return memory
 
     def fill(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> Tree:
-        n = len(first.views)
         memory = dict(memory)
-        for side, method, views, values in (
-            ("first", first, batch.views[:n], hyper),
-            ("second", second, batch.views[n:], hyper["second"]),
-        ):
+        for side, method, values, views in sides(hyper, batch.views):
             if method.fill:
                 mine = Batch(views, batch.index)
                 memory[side] = method.fill(part(params, side), part(stats, side), memory[side], mine, values, step, key)

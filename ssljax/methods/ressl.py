@@ -4,9 +4,9 @@ Loss: CE(softmax(k Q^T / T_t), q Q^T / T), q the student's projection of view 1,
 queue (equations 4 to 6).
 Memory: `target`, the EMA copy of backbone and projector with batch statistics of its own train-mode forwards;
 `queue`, the target's unit projections [queue size, dim].
-What people get wrong: it is one-sided: the student sees the strong view (view 1), the target the weak one (view 2),
-so the transform set should have two sides (`A|B`, or solo_ressl); the target's temperature is the sharper one; the
-loss is taken on the old queue.
+What people get wrong: it is one-sided: the student sees the strong view, the target the weak one, which is the
+set's second side where that differs (`A|B`, solo_ressl), else the first side's geometry without its colours; the
+target's temperature is the sharper one; the loss is taken on the old queue.
 """
 
 from functools import partial

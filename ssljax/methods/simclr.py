@@ -9,12 +9,11 @@ does not; log-sum-exp, not exp.
 
 from typing import Any
 
-import jax
 from flax import linen as nn
 
 from ssljax import losses
-from ssljax.methods.base import TEMPERATURE, Batch, Course, Method, Tree, no_update, two_global_views
-from ssljax.methods.networks import network, precision
+from ssljax.methods.base import TEMPERATURE, Course, Method, two_global_views
+from ssljax.methods.networks import memoryless, network, precision
 from ssljax.models import MLP
 
 VIEWS = two_global_views
@@ -36,15 +35,4 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     """SimCLR for one run; see `ssljax.methods.base.Method`."""
     del course
     net = network(backbone, MLP((config.hidden_dim, config.output_dim), normalise=False, dtype=precision(config)))
-
-    def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
-        return *net.init(key, views[0]), {}
-
-    def loss(
-        params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del step, key
-        (z1, z2), stats = net.project(params, stats, batch.views)
-        return losses.nt_xent(z1, z2, hyper["temperature"]), (stats, memory, {})
-
-    return Method(VIEWS(config), init, loss, no_update, net.encode)
+    return memoryless(VIEWS(config), net, lambda z1, z2, hyper: losses.nt_xent(z1, z2, hyper["temperature"]))

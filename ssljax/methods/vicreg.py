@@ -14,8 +14,8 @@ import jax
 from flax import linen as nn
 
 from ssljax import losses
-from ssljax.methods.base import Batch, Course, Method, Traced, Tree, no_update, two_global_views
-from ssljax.methods.networks import network, precision
+from ssljax.methods.base import Course, Method, Traced, Tree, two_global_views
+from ssljax.methods.networks import memoryless, network, precision
 from ssljax.models import MLP
 
 VIEWS = two_global_views
@@ -42,15 +42,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     widths = (config.hidden_dim, config.hidden_dim, config.output_dim)
     net = network(backbone, MLP(widths, dtype=precision(config)))
 
-    def init(key: jax.Array, views: tuple[jax.Array, ...]) -> tuple[Tree, Tree, Tree]:
-        return *net.init(key, views[0]), {}
+    def value(z1: jax.Array, z2: jax.Array, hyper: Tree) -> jax.Array:
+        return losses.vicreg(z1, z2, **{name: hyper[name] for name in HYPER})
 
-    def loss(
-        params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del step, key
-        (z1, z2), stats = net.project(params, stats, batch.views)
-        value = losses.vicreg(z1, z2, **{name: hyper[name] for name in HYPER})
-        return value, (stats, memory, {})
-
-    return Method(VIEWS(config), init, loss, no_update, net.encode)
+    return memoryless(VIEWS(config), net, value)

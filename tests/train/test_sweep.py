@@ -73,7 +73,10 @@ CASES = {name: dict(method=name) for name in METHODS} | {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("simclr", "mocov2plus", "deepclusterv2", "two losses")  # nothing; target and queue; bank and clusters; two
+
+
+@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_a_sweep_equals_single_runs_and_a_resumed_one(tiny, one_layer, tmp_path, case):
     """One program in which every run differs from the first by one traced value, or by its seed."""
     config = tiny(**CASES[case], backbone=one_layer, optimizer="sgd", learning_rate=0.05, seeds=(5,))
