@@ -303,10 +303,10 @@ _HEADS = {
     "view2": "view 2",
     "weak": "weak view",
     "local": "local crop",
-    "second.view1": "second set, 1",
-    "second.view2": "second set, 2",
-    "second.weak": "second set, weak",
-    "second.local": "second set, local",
+    "second.view1": "2nd set, 1",
+    "second.view2": "2nd set, 2",
+    "second.weak": "2nd, weak",
+    "second.local": "2nd, local",
 }
 
 
