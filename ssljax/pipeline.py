@@ -97,7 +97,7 @@ def run(
         if "pretrain" in stages:  # before the first step, so that a resume knows what this one saw
             workdir_lib.write_text(workdir / "run.json", workdir_lib.describe(settled, prints, command, seconds))
         if "preview" in stages:
-            for program in programs:
+            for program in {_shown(p): p for p in reversed(programs)}.values():
                 preview(program, workdir / "figures" / f"views_{program.name}.png")
         for program in programs:
             folder = workdir / "checkpoints" / program.name
@@ -290,6 +290,21 @@ def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) ->
     named = " and ".join(filter(None, (config.transforms, config.second_transforms)))
     figures.views_sheet(path, originals, sheet, title=f"{named}: what the network sees", heads=heads)
     log.info("%s: %s", program.name, path)
+
+
+def _shown(program: Program) -> tuple:
+    """What two programs must share for their previews to look alike."""
+    config = program.config
+    drawn = tuple(sizes(config).items())
+    return (
+        config.dataset,
+        config.resize,
+        config.image_size,
+        config.transforms,
+        config.second_transforms,
+        config.set,
+        drawn,
+    )
 
 
 def _enlarged(images: np.ndarray, size: int) -> np.ndarray:

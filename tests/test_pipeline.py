@@ -270,7 +270,7 @@ BAD = [
     (["--dataset=npz:{tmp}/unlabelled.npz"], "--evaluations: linear needs labels"),
     (["--dataset=npz:{tmp}/unlabelled.npz", "--evaluations=kmeans"], "--clusters"),
     (["--stages=evaluate,rapport"], "--stages: unknown stage 'rapport'; did you mean 'report'?"),
-    (["--queue_size=100"], "--queue_size: 100 is not a multiple of --batch_size=128"),
+    (["--queue_size=100"], "--queue_size: 100 is not a multiple of --batch_size=64"),
     (["--targets={tmp}/none.csv"], "none.csv"),
 ]
 

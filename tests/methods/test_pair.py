@@ -178,6 +178,7 @@ def test_any_method_trains_beside_the_next(tiny, one_layer, first, second):
     trained = pipeline.untrained(program)
     order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
     state = loop.fill_memory(program.config, trained, "pair")
+    state = jax.jit(over_runs(trained.program.on_epoch, (0, 0, None)))(state, trained.hyper, 0)
     step = loop.sweep_step(program.config, trained.program, 1)
     for i in range(trained.program.steps_per_epoch):
         state, metrics = step(state, trained.hyper, trained.data, order, i)

@@ -13,7 +13,7 @@ from ssljax import pipeline
 from ssljax.train import loop
 from ssljax.train.step import over_runs
 jax.config.update("jax_compilation_cache_dir", None)
-config = ssljax.Config(backbone="vgg11_bn", width=1 / 32, image_size=8, batch_size=16, queue_size=32, hidden_dim=8,
+config = ssljax.Config(backbone="vgg11_bn", width=1 / 32, image_size=8, batch_size=16, hidden_dim=8,
                        output_dim=4, method="simclr", transforms="color_inversion", seeds=(1, 2))
 program = pipeline.plan([config])[0]
 trained = pipeline.untrained(program)
