@@ -63,13 +63,14 @@ def _refuse_other(workdir: Path, old: Sequence[Config], new: Sequence[Config]) -
     """Raises unless both lists mean the same training."""
 
     def training(configs: Sequence[Config]) -> dict[str, list[Any]]:
-        resolved = [config_lib.to_json(config_lib.resolve(c)) for c in configs]
-        names = [name for name, field in config_lib.fields().items() if field.metadata["training"]]
-        return {name: [c[name] for c in resolved] for name in names}
+        each = [sweeps.settings(config_lib.resolve(config)) for config in configs]
+        other = {name for name, field in config_lib.fields().items() if not field.metadata["training"]}
+        names = dict.fromkeys(n for values in each for n in values if n.removeprefix("second.") not in other)
+        return {name: [values.get(name) for values in each] for name in names}
 
     before, now = training(old), training(new)
-    for name in before:
-        was, given = (_short(v[name]) for v in (before, now))
+    for name in {**before, **now}:
+        was, given = (_short(v.get(name, [])) for v in (before, now))
         if was != given:
             raise UserError(
                 f"--workdir: {workdir} belongs to a run with --{name}={was}, given --{name}={given}; give another --workdir"

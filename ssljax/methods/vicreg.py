@@ -32,7 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {**_SHARED, "batch_size": 256},
     "paper@imagenet100": {},
     "solo": {**_SHARED, "transforms": "solo_vicreg"},
-    "digits": {},
+    # The covariance term is a sum over D^2 divided by D: with 64 outputs it takes 32 times the weight of 2048 to be as strong.
+    "digits": dict(covariance=32.0),
 }
 
 
