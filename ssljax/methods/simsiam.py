@@ -26,7 +26,7 @@ _SHARED = dict(learning_rate=0.5, weight_decay=1e-5, hidden_dim=2048, output_dim
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": _SHARED,
     "solo": {**_SHARED, "optimizer": "sgd", "transforms": "solo_sym_weak"},
-    "digits": dict(predictor_dim=32),
+    "digits": dict(predictor_dim=32),  # a bottleneck of the output's width by two, ours
 }
 
 
