@@ -171,7 +171,10 @@ class Config:
         training=False,
     )
     evaluations: tuple[str, ...] = _field(
-        ("linear", "knn", "kmeans"), tuple, "what to measure: linear, knn, kmeans", training=False
+        ("linear", "knn", "kmeans"),
+        tuple,
+        "what to measure: linear, knn, kmeans, views (how far apart the two views of an image look: LPIPS)",
+        training=False,
     )
     probe_epochs: int = _field(100, int, "epochs of the linear probe", low=1, training=False)
     probe_batch_size: int = _field(256, int, "batch of the linear probe", low=1, training=False)
@@ -197,6 +200,12 @@ class Config:
         training=False,
     )
     clusters: int = _field(0, int, "clusters of K-means (0: the number of classes)", low=0, training=False)
+    lpips_backbone: str = _field(
+        "", str, "file of AlexNet's weights for LPIPS: torchvision's alexnet-owt-7be5be79.pth", training=False
+    )
+    lpips_heads: str = _field(
+        "", str, "file of the heads of LPIPS: weights/v0.1/alex.pth of the lpips wheel", training=False
+    )
     targets: str = _field("", str, "CSV of published values to print beside the measured ones", training=False)
 
     # Not a setting: the second loss's own, which `resolve` makes of the others.
@@ -280,7 +289,7 @@ def _checked_tuple(name: str, flag: str, value: Any) -> tuple:
     return value
 
 
-EVALUATIONS = ("linear", "knn", "kmeans")
+EVALUATIONS = ("linear", "knn", "kmeans", "views")
 
 
 def resolve(config: Config) -> Config:

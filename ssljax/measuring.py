@@ -14,7 +14,9 @@ from ssljax.data import Dataset
 from ssljax.errors import UserError
 from ssljax.evaluate import features as extraction
 from ssljax.evaluate.knn import knn_scores
-from ssljax.evaluate.measure import ClassMeasurement, Measurement, classification, clustering_measurements
+from ssljax.evaluate.measure import ClassMeasurement, Measurement, classification, clustering_measurements, means
+from ssljax.models import lpips
+from ssljax.report import tables
 from ssljax.train import probe
 from ssljax.train.loop import Trained
 
@@ -62,6 +64,45 @@ def check(config: Config, dataset: Dataset) -> None:
             )
         if count > len(test.images):
             raise UserError(f"--clusters: {count} is more than the {len(test.images)} test images of {config.dataset}")
+
+    if "views" in config.evaluations:
+        lpips.check_channels(test.images.shape[-1], f"--evaluations: views of {config.dataset}")
+        _lpips_weights(config)
+
+
+LPIPS_NOTE = (
+    "LPIPS: perceptual distance between the two views of a training image (AlexNet, version 0.1), mean over all of them; 0 for "
+    f"equal views. Views below {lpips.SMALLEST} px are resized to that side, and grey ones given three equal channels."
+)
+LPIPS_NOT_GIVEN = (
+    "LPIPS: weights not given. Give --lpips_backbone=alexnet-owt-7be5be79.pth (https://download.pytorch.org/models/) and "
+    "--lpips_heads=alex.pth (weights/v0.1/ in the wheel of the Python package lpips)."
+)
+
+
+def table_columns(configs: Sequence[Config]) -> tuple[tables.Column, ...]:
+    """The columns of the table of some configs: Table 1's, with LPIPS where it was asked for."""
+    asked = [config for config in configs if "views" in config.evaluations]
+    if not asked:
+        return tables.TABLE1
+    if all(config.lpips_backbone for config in asked):
+        return *tables.TABLE1, tables.LPIPS._replace(note=LPIPS_NOTE)
+    return *tables.TABLE1, tables.LPIPS._replace(absent="weights not given", note=LPIPS_NOT_GIVEN)
+
+
+def _lpips_weights(config: Config) -> lpips.Weights | None:
+    """The weights of LPIPS; None where none are given.
+
+    Raises:
+      UserError: one file given without the other, or a bad one.
+    """
+    files = {"--lpips_backbone": config.lpips_backbone, "--lpips_heads": config.lpips_heads}
+    missing = [flag for flag, file in files.items() if not file]
+    if len(missing) == 1:
+        raise UserError(
+            f"{missing[0]}: LPIPS needs the weights of its backbone and of its heads; give both files or none"
+        )
+    return None if missing else lpips.load(*files.values())
 
 
 def represent(config: Config, trained: Trained, dataset: Dataset, program: str) -> Representation | None:
@@ -200,8 +241,25 @@ def _kmeans(config: Config, dataset: Dataset, shown: Representation) -> tuple[li
     return [(rows, ()) for rows, _ in clustered], arrays
 
 
+def _views(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
+    measured: list[Measured] = [((), ())] * len(shown.names)
+    if shown.trained is None or not shown.columns["transforms"]:
+        return measured, {}  # pixels and untrained encoders: no views were drawn for them
+    weights = _lpips_weights(config)
+    if weights is None:
+        return measured, {}
+    for evaluation, loss in {"views": "", "views@second": "second"}.items():
+        if loss and config.second is None:
+            continue
+        distances = extraction.view_distances(config, shown.trained, weights, loss=loss)
+        for i, each in enumerate(distances):
+            rows, by_class = means(evaluation, "lpips", each, dataset.splits["train"].labels, dataset.class_names or ())
+            measured[i] = ([*measured[i][0], *rows], [*measured[i][1], *by_class])
+    return measured, {}
+
+
 # In the order of the tables. A new evaluation is a function and a row (and its name in config.EVALUATIONS).
-_EVALUATE = {"linear": _linear, "knn": _knn, "kmeans": _kmeans}
+_EVALUATE = {"linear": _linear, "knn": _knn, "kmeans": _kmeans, "views": _views}
 
 
 def _classes(dataset: Dataset) -> tuple[Sequence[str], tuple[np.ndarray, np.ndarray]]:

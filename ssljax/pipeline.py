@@ -129,7 +129,9 @@ def run(
     if not study.results and (workdir / "results.csv").exists():
         study.results.extend(read_results(workdir / "results.csv"))
         study.per_class.extend(read_results(workdir / "per_class.csv"))
-    text = tables.format_text(tables.summary(study.results), _targets(programs)) if study.results else ""
+    text = ""
+    if study.results:
+        text = tables.format_text(tables.summary(study.results), _targets(programs), measuring.table_columns(settled))
     return study._replace(text=text)
 
 
@@ -409,6 +411,7 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
         config_rows=rows,
         targets=_targets(programs),
         notes=notes,
+        columns=measuring.table_columns([p.config for p in programs]),
     )
 
 

@@ -1,21 +1,26 @@
 """Whole studies through the command line: what lies in a workdir, exact resume after kill -9, faults and bad input."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from sklearn.datasets import load_digits
 
 import ssljax
-from ssljax import cli, flags, pipeline
+from ssljax import augment, cli, flags, measuring, pipeline
 from ssljax.errors import UserError
 from ssljax.evaluate.results import read_results
+from ssljax.models.lpips import load, lpips
 from ssljax.train import loop
 
 ROOT = Path(__file__).parents[1]
@@ -169,8 +174,6 @@ def test_a_workdir_belongs_to_its_config(finished, configs, tiny):
         pipeline.run(other, finished)
     assert sorted(p.name for p in finished.iterdir()) == before
     # what is measured may change, what was trained may not
-    import dataclasses
-
     pipeline.run(
         [dataclasses.replace(c, evaluations=()) for c in configs], finished, stages=("preview",), progress=False
     )
@@ -348,6 +351,116 @@ def test_own_arrays_with_labels_and_two_widths_through_every_stage(tiny, tmp_pat
     np.savez(file, images=images[::-1].copy(), labels=labels[::-1].copy())
     with pytest.raises(UserError, match="was trained on other images"):
         pipeline.run(configs, tmp_path / "W", progress=False)
+
+
+@pytest.fixture(scope="module")
+def lpips_files(tmp_path_factory):
+    """AlexNet and heads of random weights under the names of the real files' tensors."""
+    folder, rng = tmp_path_factory.mktemp("lpips"), np.random.default_rng(0)
+    backbone, heads, inputs = {}, {}, 3
+    for i, (place, outputs, side) in enumerate([(0, 64, 11), (3, 192, 5), (6, 384, 3), (8, 256, 3), (10, 256, 3)]):
+        kernel = rng.normal(size=(outputs, inputs, side, side)) * (2 / (inputs * side * side)) ** 0.5
+        backbone |= {f"features.{place}.weight": kernel, f"features.{place}.bias": rng.normal(size=outputs) / 10}
+        heads[f"lin{i}.model.1.weight"] = rng.random((1, outputs, 1, 1))
+        inputs = outputs
+    for name, tensors in (("alexnet", backbone), ("heads", heads)):
+        save_file({k: v.astype(np.float32) for k, v in tensors.items()}, folder / f"{name}.safetensors")
+    return dict(lpips_backbone=str(folder / "alexnet.safetensors"), lpips_heads=str(folder / "heads.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def few_images(tmp_path_factory):
+    """A set of 34 training images of two classes, and of 20 test images."""
+    file = tmp_path_factory.mktemp("few") / "few.npz"
+    images = load_digits().images[:54, :, :, None].astype(np.uint8) * 15
+    labels = np.arange(54) % 2
+    np.savez(file, train_images=images[:34], train_labels=labels[:34], test_images=images[34:], test_labels=labels[34:])
+    return dict(dataset=f"npz:{file}", cache_dir=str(file.parent / "cache")), images[:34], labels[:34]
+
+
+def test_lpips_of_views_is_that_of_the_views_that_runs_draw(tiny, one_layer, few_images, lpips_files, tmp_path):
+    """Two seeds and a sweep from no rotation at all: the values by hand, class by class too, and in every table."""
+    data, images, labels = few_images
+    config = tiny(
+        **data, **lpips_files, backbone=one_layer, method="simclr", batch_size=16, epochs=1, warmup_epochs=0, seeds=(5, 6),
+        transforms="rotation(degrees=10)", sweep=("rotation.degrees=0,20,170",), evaluations=("knn", "views"),
+    )  # fmt: skip
+    study = pipeline.run(config, tmp_path / "W", stages=(*STAGES, "report"), progress=False)
+    rows = [row for row in study.results if row["evaluation"] == "views"]
+    assert {(r["method"], r["target"], r["metric"]) for r in rows} == {("simclr", "", "lpips")}  # of no baseline
+    measured = {(r["rotation.degrees"], r["seed"]): r["value"] for r in rows}
+    assert len(rows) == len(measured) == 6
+
+    weights = load(*lpips_files.values())
+    view = augment.parse("rotation").views[0]
+
+    @jax.jit
+    def distances(degrees, seed):
+        def both(place, image):
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), place), 9)
+            values = {"rotation": {"degrees": degrees, "probability": 1.0}}
+            draw = partial(augment.apply_view, view, images=image[None], values=values, image_size=8)
+            return [draw(key=jax.random.fold_in(key, number))[0] for number in range(2)]
+
+        return lpips(weights, *jax.vmap(both)(np.arange(34), images.astype(np.float32) / 255))
+
+    by_class = {
+        (r["rotation.degrees"], r["seed"], r["class"]): r["value"] for r in study.per_class if r["metric"] == "lpips"
+    }
+    assert len(by_class) == 6 * 2
+    for (degrees, seed), value in measured.items():
+        expected = np.asarray(distances(degrees, seed))
+        assert value == pytest.approx(expected.mean(), rel=1e-4, abs=1e-7)
+        for label in (0, 1):
+            assert by_class[degrees, seed, str(label)] == pytest.approx(
+                expected[labels == label].mean(), rel=1e-4, abs=1e-7
+            )
+    for seed in (5, 6):
+        assert measured[0, seed] < 1e-6 < 0.01 < measured[20, seed] < measured[170, seed]
+    assert measured[170, 5] != measured[170, 6]
+    mean = np.mean([measured[170, seed] for seed in (5, 6)])
+    for shown in (" ".join(study.text.split()), study.report.read_text()):
+        assert "LPIPS" in shown and f"{mean:.3f}"[1:] in shown and "resized to that side" in shown
+        assert "weights not given" not in shown
+
+    # The same runs measured without the weights.
+    without = dataclasses.replace(config, lpips_backbone="", lpips_heads="")
+    study = pipeline.run(without, tmp_path / "W", stages=("evaluate", "report"), progress=False)
+    assert {row["evaluation"] for row in study.results} == {"knn"}
+    table = (tmp_path / "W" / "table.csv").read_text()
+    text = " ".join(study.text.split())
+    for shown in (text, study.report.read_text(), table):
+        assert shown.count("weights not given") == (3 if shown is table else 4)  # the trained rows, and the note
+    assert "alexnet-owt-7be5be79.pth" in text and "wheel of the Python package lpips" in text
+
+
+def test_lpips_of_each_of_two_losses(tiny, one_layer, few_images, lpips_files):
+    """A planted pair: the first loss's views are equal, the second's are each other's negative."""
+    config = tiny(
+        **few_images[0], **lpips_files, backbone=one_layer, method="simclr", batch_size=16, transforms="none",
+        second_transforms="color_inversion(probability=1)|none", evaluations=("views",),
+    )  # fmt: skip
+    (program,) = pipeline.plan([config])
+    nothing, columns = np.zeros((1, 34, 1), np.float32), measuring.columns(program.config)
+    shown = measuring.Representation(nothing, nothing, ("p/seed=5",), (5,), ({},), columns, pipeline.untrained(program))
+    rows = measuring._views(program.config, program.dataset, shown)[0][0][0]
+    assert [(row.evaluation, row.metric) for row in rows] == [("views", "lpips"), ("views@second", "lpips")]
+    assert rows[0].value == 0 and rows[1].value > 0.1
+
+
+def test_lpips_takes_both_files_and_grey_or_colour_images(tiny, lpips_files, tmp_path):
+    for flag in lpips_files:
+        with pytest.raises(UserError, match=f"--{flag}: LPIPS needs the weights of its backbone and of its heads"):
+            pipeline.plan([tiny(**{**lpips_files, flag: ""}, evaluations=("views",))])
+    images = np.zeros((200, 8, 8, 4), np.uint8)
+    np.savez(tmp_path / "four.npz", train_images=images, test_images=images[:9])
+    four = dict(dataset=f"npz:{tmp_path / 'four.npz'}", cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"--evaluations: views of npz:.*four.npz: LPIPS sees grey .* given 4 channels"):
+        pipeline.plan([tiny(**four, transforms="rotation", evaluations=("views",))])
+    bad = tmp_path / "alexnet-0123abcd.pth"
+    bad.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"alexnet-0123abcd\.pth: its sha256 begins with"):
+        pipeline.plan([tiny(**{**lpips_files, "lpips_backbone": str(bad)}, evaluations=("views",))])
 
 
 def test_measuring_on_validation_images_uses_no_test_image(tiny, tmp_path):

@@ -1,5 +1,7 @@
-"""Features of images under trained encoders: the one file of `evaluate` that touches JAX."""
+"""Features of images under trained encoders, and how far apart a run's views look: the one file of `evaluate` that touches JAX."""
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax import augment
+from ssljax.config import Config
+from ssljax.models.lpips import Weights, lpips
 from ssljax.train.loop import Trained
-from ssljax.train.step import over_runs, to_unit
+from ssljax.train.step import MEASURED_VIEWS, derive, over_runs, sizes, sources, to_unit, transform_values
+
+log = logging.getLogger("ssljax")
 
 LAYER = "the backbone's last layer after global average pooling, before the projector, batch statistics frozen"
 
@@ -64,3 +70,54 @@ def transformed(trained: Trained, transforms: str, image_size: int) -> Callable[
 
     many = jax.jit(over_runs(one, (0, 0, 0, None)))
     return lambda index, keys: many(trained.state, index, keys, trained.data)
+
+
+def view_distances(
+    config: Config, trained: Trained, weights: Weights, *, loss: str = "", pairs: int = 256
+) -> np.ndarray:
+    """LPIPS between two views of every training image, drawn as each run draws them: with its seed and its traced values.
+
+    The views are the first two of the method's plan, the global ones. What is drawn for an image hangs on the run's seed,
+    the image's place and the view alone.
+
+    Args:
+      config: resolved; its sets and its plan of views are used.
+      trained: the runs, with the training images; their weights do not matter.
+      weights: of LPIPS.
+      loss: "" for the first set of transforms, "second" for the second loss's.
+      pairs: pairs of views at a time, over all runs; it bounds memory and changes nothing else.
+
+    Returns:
+      float32 [runs, n].
+    """
+    side = sizes(config)
+    plan = [(name, view) for name, view in sources(config).items() if name.rpartition(".")[0] == loss][:2]
+
+    def one(hyper: Any, index: jax.Array, images: jax.Array, weights: Weights) -> jax.Array:
+        keys = jax.vmap(lambda place: derive(hyper["seed"], place, MEASURED_VIEWS))(index)
+
+        def draw(number: int, source: str, view: augment.View) -> jax.Array:
+            values = transform_values(hyper, source)
+
+            def of_image(key: jax.Array, image: jax.Array) -> jax.Array:
+                key = jax.random.fold_in(key, number)
+                return augment.apply_view(view, key, image[None], values, image_size=side[source])[0]
+
+            return jax.vmap(of_image)(keys, to_unit(images[index]))
+
+        x, y = (draw(number, *each) for number, each in enumerate(plan))
+        return lpips(weights, x, y)
+
+    many = jax.jit(over_runs(one, (0, None, None, None)))
+    count, runs = len(trained.data.images), len(trained.runs)
+    batch_size = min(max(1, pairs // runs), count)
+    parts: list[np.ndarray] = []
+    told = time.monotonic()
+    for start in range(0, count, batch_size):
+        if time.monotonic() - told > 15:
+            log.info("LPIPS: %d of %d images", start, count)
+            told = time.monotonic()
+        first = min(start, count - batch_size)  # the last batch reaches back, as in `extract`
+        index = jnp.arange(first, first + batch_size)
+        parts.append(np.asarray(many(trained.hyper, index, trained.data.images, weights))[:, start - first :])
+    return np.concatenate(parts, axis=1)

@@ -68,6 +68,37 @@ def classification(
     return rows, per_class
 
 
+def means(
+    evaluation: str,
+    metric: str,
+    values: ArrayLike,
+    labels: ArrayLike | None,
+    class_names: Sequence[str],
+    target: str = "",
+) -> tuple[list[Measurement], list[ClassMeasurement]]:
+    """Rows for a measure that has one value an image: its mean, and class by class where there are labels.
+
+    A class without images gives no row.
+
+    Args:
+      evaluation, metric: what the rows are called.
+      values: [n].
+      labels: integers [n], or None.
+      class_names: by label.
+      target: the label column scored against; none for a measure that scores against none.
+    """
+    each = np.asarray(values, np.float64)
+    if labels is None:
+        return [Measurement(evaluation, target, metric, float(each.mean()))], []
+    truth = label_vector(labels, len(each), evaluation)
+    per_class = [
+        ClassMeasurement(evaluation, target, name, metric, float(each[truth == label].mean()))
+        for label, name in enumerate(class_names)
+        if (truth == label).any()
+    ]
+    return [Measurement(evaluation, target, metric, float(each.mean()))], per_class
+
+
 def clustering_measurements(
     features: ArrayLike,
     labels: ArrayLike | None,

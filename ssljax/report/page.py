@@ -20,8 +20,8 @@ PANELS = 4  # learned representations side by side before the panels get too sma
 NEAREST = 8  # images shown of each cluster (our choice)
 
 _FORMULAE = (
-    "Every value is computed on held-out images; accuracies are fractions. Each run counts with its last "
-    "epoch: nothing is chosen on test labels.",
+    "Every score of a representation is computed on held-out images; accuracies are fractions. Each run counts with "
+    "its last epoch: nothing is chosen on test labels.",
     "AMI is the mutual information of clusters and labels, adjusted for chance and normalised by the larger "
     "of the two entropies: 1 for the same partition, about 0 for unrelated ones. It may be negative.",
     "The silhouette compares each image's mean Euclidean distance to its own cluster with that to the next "
@@ -49,6 +49,7 @@ def write_page(
     config_rows: Sequence[tuple[str, str]],
     targets: tables.Targets = None,
     notes: Sequence[str] = (),
+    columns: Sequence[tables.Column] = tables.TABLE1,
 ) -> Path:
     """Write report.html and table.csv into a workdir, and the figures into its figures/.
 
@@ -64,6 +65,7 @@ def write_page(
       config_rows: settings to list, as (name, value).
       targets: published values, from `tables.read_targets`.
       notes: sentences on how it was measured: layer, normalisation, k, T.
+      columns: of the table.
 
     Returns:
       The page.
@@ -79,7 +81,7 @@ def write_page(
     sections = [
         frame.box("".join(frame.paragraph(text, lead) for lead, text in words.answer(rows))),
         _diverged(study),
-        _table(rows, targets),
+        _table(rows, targets, columns),
         _tsne(study, shown, class_names),
         _views(study, titles),
         _clusters(study, shown, images, class_names),
@@ -89,7 +91,7 @@ def write_page(
         frame.section("Settings", frame.pairs(config_rows)),
         _reproduce(study, command),
     ]
-    tables.write_table_csv(study.path / "table.csv", rows, targets)
+    tables.write_table_csv(study.path / "table.csv", rows, targets, columns)
     target = study.path / "report.html"
     temporary = target.with_name(".report.html.part")
     temporary.write_text(frame.page(title, filter(None, sections)), encoding="utf-8")
@@ -107,7 +109,7 @@ def _diverged(study: Workdir) -> str:
     return frame.box(frame.paragraph(text, lead), "warning")
 
 
-def _table(rows: Sequence[tables.Row], targets: tables.Targets) -> str:
+def _table(rows: Sequence[tables.Row], targets: tables.Targets, columns: Sequence[tables.Column]) -> str:
     if not rows:
         text = "Nothing was evaluated: results.csv is missing or empty."
         return frame.section("The table", frame.paragraph(text))
@@ -115,8 +117,8 @@ def _table(rows: Sequence[tables.Row], targets: tables.Targets) -> str:
     sources: dict[str, None] = {}
     for row, label in zip(rows, tables.labels(rows), strict=True):
         cells = []
-        for column in tables.TABLE1:
-            text = tables.cell(row.stats.get(column.key), len(row.runs))
+        for column in columns:
+            text = tables.cell_of(row, column)
             if value := tables.published(row, column.key, targets):
                 text += f"\npublished {tables.number(value[0])}"
                 sources[value[1]] = None
@@ -124,13 +126,14 @@ def _table(rows: Sequence[tables.Row], targets: tables.Targets) -> str:
         rule = not row.learned and all(line.rule is False for line in lines)
         lines.append(frame.TableRow("\n".join(label), [*cells, str(len(row.runs) or "")], rule))
     caption = "Mean ± standard deviation over seeds. All measures are in table.csv, and run by run in results.csv."
-    missing = [c.title for c in tables.TABLE1 if not any(c.key in row.stats for row in rows)]
+    missing = [c.title for c in columns if not c.note and not any(c.key in row.stats for row in rows)]
     if missing:
         caption += f" Not evaluated: {', '.join(missing)}."
     if named := "; ".join(filter(None, sources)):
         caption += f" Published: {named}."
-    heads = ["Representation", *(column.title for column in tables.TABLE1), "Seeds"]
-    return frame.section("The table", frame.table(heads, lines), frame.caption(caption))
+    heads = ["Representation", *(column.title for column in columns), "Seeds"]
+    remarks = [frame.caption(column.note) for column in columns if column.note]
+    return frame.section("The table", frame.table(heads, lines), frame.caption(caption), *remarks)
 
 
 def _shown(study: Workdir, rows: Sequence[tables.Row], labels: Sequence[str]) -> list[_Shown]:

@@ -8,6 +8,7 @@ import csv
 import math
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ SET_TITLES = {
     "mnist_second": "Second set",
 }
 PIXELS, RANDOM, SHUFFLED = "pixels", "random", "shuffled"
+NOTHING = "–"  # an empty cell
 BASELINES = {PIXELS: "Raw pixels", RANDOM: "Untrained encoder", SHUFFLED: "Shuffled labels"}
 TARGET_COLUMNS = ("transforms", "method", "backbone", "evaluation", "target", "metric", "value", "source")
 
@@ -73,13 +75,23 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of the table: its head, and the measure that it shows."""
+    """A column of the table.
+
+    Attributes:
+      title: its head.
+      key: the measure that it shows.
+      absent: what a trained row says that lacks the measure.
+      note: a sentence beneath the table, "" for none.
+    """
 
     title: str
     key: tuple[str, str, str]
+    absent: str = NOTHING
+    note: str = ""
 
 
-# Table 1's columns (its LPIPS is another measurement), and k-NN.
+# Table 1's columns, and k-NN. Its LPIPS stands there when it is asked for.
+LPIPS = Column("LPIPS", ("views", "", "lpips"))
 TABLE1 = (
     Column("Silhouette", ("kmeans", "label", "silhouette")),
     Column("AMI", ("kmeans", "label", "ami")),
@@ -249,38 +261,52 @@ def format_text(
     Args:
       rows: from `summary`.
       targets: published values, from `read_targets`.
-      columns: what to show.
+      columns: what to show; their notes stand beneath the table.
     """
     lines = [["", *(column.title for column in columns), "seeds"]]
     for row, label in zip(rows, labels(rows), strict=True):
-        cells = [cell(row.stats.get(column.key), len(row.runs)) for column in columns]
-        # A value without a deviation keeps the room for one, so that the means stand under each other.
-        padded = [text if "±" in text else text.rjust(4) + " " * _TAIL for text in cells]
+        cells = [cell_of(row, column) for column in columns]
+        # A value without a deviation keeps the room for one, so that the means stand under each other; words need none.
+        padded = [text if "±" in text or text[0].isalpha() else text.rjust(4) + " " * _TAIL for text in cells]
         lines.append([full_label(label), *padded, str(len(row.runs) or "")])
         values = [published(row, column.key, targets) for column in columns]
         if any(values):
             shown = [f"{number(value[0])}{' ' * _TAIL}" if value else "" for value in values]
             lines.append(["  published", *shown, ""])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
+    drawn = [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
         for line in lines
-    )
+    ]
+    width = max(72, *map(len, drawn))  # of the notes; what is to be copied from them stays whole
+    notes = (textwrap.fill(c.note, width, break_long_words=False, break_on_hyphens=False) for c in columns if c.note)
+    return "\n".join([*drawn, *notes])
 
 
 _TAIL = len(" ± .000")
 
 
+def cell_of(row: Row, column: Column) -> str:
+    """A row's cell of a column: its value, else for a trained row what the column says of an absent one."""
+    absent = row.learned and column.key not in row.stats
+    return column.absent if absent else cell(row.stats.get(column.key), len(row.runs))
+
+
 def cell(value: Stat | None, runs: int) -> str:
     """ ".812 ± .013"; with " (n=2)" when fewer than `runs` values are finite; an en dash when none is."""
     if value is None or not value.n:
-        return "–"
+        return NOTHING
     tail = "" if value.deviation is None else f" ± {number(value.deviation)}"
     return number(value.mean) + tail + (f" (n={value.n})" if value.n < runs else "")
 
 
-def write_table_csv(path: str | os.PathLike[str], rows: Sequence[Row], targets: Targets = None) -> None:
-    """Every mean of the rows as CSV, one a line, with its deviation, n, and the published value if any."""
+def write_table_csv(
+    path: str | os.PathLike[str], rows: Sequence[Row], targets: Targets = None, columns: Sequence[Column] = TABLE1
+) -> None:
+    """Every mean of the rows as CSV, one a line, with its deviation, n, and the published value if any.
+
+    A measure that a trained row lacks and whose column says why has a line too, without a mean, that says it under "note".
+    """
     names = list(dict.fromkeys(name for row in rows for name, _ in row.setting.swept))
     fixed = ("method", "backbone", "dataset", "transforms")
     lines = []
@@ -289,6 +315,10 @@ def write_table_csv(path: str | os.PathLike[str], rows: Sequence[Row], targets: 
         head = [*(swept.get(name) for name in names), *(getattr(row.setting, name) for name in fixed)]
         for key, value in row.stats.items():
             line = [*head, *key, value.mean, value.deviation, value.n]
-            lines.append([*line, *(published(row, key, targets) or (None, None))])
-    measured = ("evaluation", "target", "metric", "mean", "deviation", "n", "published", "source")
+            lines.append([*line, *(published(row, key, targets) or (None, None)), None])
+        for column in columns:
+            if column.absent != NOTHING and row.learned and column.key not in row.stats:
+                line = [*head, *column.key, None, None, 0]
+                lines.append([*line, *(published(row, column.key, targets) or (None, None)), column.absent])
+    measured = ("evaluation", "target", "metric", "mean", "deviation", "n", "published", "source", "note")
     write_csv(path, (*names, *fixed, *measured), lines)

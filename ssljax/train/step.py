@@ -21,7 +21,7 @@ from ssljax.train import optimizers
 Tree = Any
 
 # Purposes of derived keys. Their order is part of what a seed means: append, never insert.
-INIT, ORDER, VIEWS, LOSS, EPOCH, PROBE_INIT, PROBE_ORDER, PROBE_VIEWS, FILL = range(9)
+INIT, ORDER, VIEWS, LOSS, EPOCH, PROBE_INIT, PROBE_ORDER, PROBE_VIEWS, FILL, MEASURED_VIEWS = range(10)
 
 
 class State(NamedTuple):

@@ -166,3 +166,34 @@ def test_table_csv_holds_every_mean(study, tmp_path):
         if (line["evaluation"], line["target"], line["metric"]) == AMI
     }
     assert ami == {(r.setting.method, r.setting.transforms): r.stats[AMI].mean for r in rows}
+
+
+def test_a_column_that_was_asked_for_says_why_it_is_empty(tmp_path):
+    """Of two trained rows one has the measure, which is scored against no label; baselines have none to have."""
+    rows = [
+        *(row(0.8), row(0.4, transforms="mnist_second"), row(0.25, method="pixels", transforms="")),
+        row(0.33, evaluation="views", target="", metric="lpips"),
+    ]
+    target = {"transforms": "mnist_second", "method": "", "backbone": "", "evaluation": "views", "target": ""}
+    targets = [target | {"metric": "lpips", "value": "0.51", "source": "Table 1"}]
+    column = tables.LPIPS._replace(absent="weights not given", note="LPIPS: where they are.")
+    found = tables.summary(rows)
+    text = tables.format_text(found, targets, [tables.Column("AMI", AMI), column])
+    assert text.splitlines() == [
+        "                                   AMI              LPIPS  seeds",
+        "First set (mnist_first)    .800               .330             1",
+        "Second set (mnist_second)  .400         weights not given      1",
+        "  published                                   .510",
+        "Raw pixels                 .250                  –             1",
+        "LPIPS: where they are.",
+    ]
+    tables.write_table_csv(tmp_path / "table.csv", found, targets, [column])
+    with open(tmp_path / "table.csv", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["metric"] == "lpips"]
+    told = [
+        (x["transforms"], x["evaluation"], x["target"], x["mean"], x["n"], x["published"], x["note"]) for x in lines
+    ]
+    assert told == [
+        ("mnist_first", "views", "", "0.33", "1", "", ""),
+        ("mnist_second", "views", "", "", "0", "0.51", "weights not given"),
+    ]
