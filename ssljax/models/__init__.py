@@ -1,36 +1,54 @@
 """Networks in flax.linen: backbones by name and the heads that methods put on them."""
 
+import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssljax.errors import unknown
+from ssljax.errors import UserError, unknown
+from ssljax.models.alexnet import AlexNet
+from ssljax.models.convnext import ConvNeXt
+from ssljax.models.convolution import CONVOLUTIONS
 from ssljax.models.heads import MLP, gelu
-from ssljax.models.layers import BN_MOMENTUM, CONVOLUTIONS, Linear
+from ssljax.models.layers import BN_MOMENTUM, Linear
 from ssljax.models.resnet import ResNet
 from ssljax.models.vgg import PLANS, VGG
 
-__all__ = ["BACKBONES", "MLP", "PRECISIONS", "VGG", "Linear", "ResNet", "apply_views", "backbone", "gelu"]
+__all__ = [
+    "BACKBONES",
+    "MLP",
+    "PRECISIONS",
+    "VGG",
+    "AlexNet",
+    "ConvNeXt",
+    "Linear",
+    "ResNet",
+    "apply_views",
+    "backbone",
+    "gelu",
+    "inner_features",
+]
 
 
-def _vgg(depth: int, normalise: bool = False) -> Callable[..., nn.Module]:
-    def make(*, stem: str, stem_padding: int, **common: Any) -> nn.Module:
-        del stem, stem_padding  # a VGG has one stem
-        return VGG(plan=PLANS[depth], normalise=normalise, **common)
-
-    return make
+def _row(module: type[nn.Module], **fixed: Any) -> Callable[..., nn.Module]:
+    """A function from the options of `backbone` to a module, which takes those that it has."""
+    own = {field.name for field in dataclasses.fields(module)}
+    return lambda **options: module(**fixed, **{name: value for name, value in options.items() if name in own})
 
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "vgg11": _vgg(11),
-    "vgg11_bn": _vgg(11, normalise=True),
-    "vgg13": _vgg(13),
-    "vgg13_bn": _vgg(13, normalise=True),
-    "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
+    "alexnet": _row(AlexNet),
+    "convnext_tiny": _row(ConvNeXt),
+    "resnet18": _row(ResNet, blocks=(2, 2, 2, 2)),
+    "resnet34": _row(ResNet, blocks=(3, 4, 6, 3)),
+    "resnet50": _row(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": _row(ResNet, blocks=(3, 4, 23, 3), bottleneck=True),
+    "resnet152": _row(ResNet, blocks=(3, 8, 36, 3), bottleneck=True),
+    **{f"vgg{depth}": _row(VGG, plan=plan) for depth, plan in PLANS.items()},
+    **{f"vgg{depth}_bn": _row(VGG, plan=plan, normalise=True) for depth, plan in PLANS.items()},
 }
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -44,26 +62,50 @@ def backbone(
     stem_padding: int = 1,
     precision: str = "float32",
     convolution: str = "auto",
+    stochastic_depth: float = 0.1,
 ) -> nn.Module:
     """A backbone by name: a module from images [batch, h, w, c] and `train` to float32 features [batch, dim].
 
     Args:
       name: a key of `BACKBONES`.
       width: multiplies every channel count.
-      stem, stem_padding: see `ResNet`; a VGG has one stem only and ignores them.
+      stem, stem_padding: see `ResNet` and `ConvNeXt`; VGG and AlexNet have one stem and ignore them.
       precision: compute type, "float32" or "bfloat16"; parameters and batch statistics are float32 always.
       convolution: "lax", "matmul" or "auto": "matmul" on CPU, where it is the faster one under `vmap` over runs.
+      stochastic_depth: see `ConvNeXt`; the others ignore it. In [0, 1).
 
     Raises:
-      UserError: unknown name.
+      UserError: unknown name, or a `stochastic_depth` outside its range.
     """
     if name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES, "--backbone")
+    if not 0 <= stochastic_depth < 1:
+        raise UserError(f"--stochastic_depth: a probability of at least 0 and below 1, given {stochastic_depth}")
     if convolution == "auto":
         convolution = "matmul" if jax.default_backend() == "cpu" else "lax"
     return BACKBONES[name](
-        width=width, stem=stem, stem_padding=stem_padding, dtype=PRECISIONS[precision], conv=CONVOLUTIONS[convolution]
+        width=width,
+        stem=stem,
+        stem_padding=stem_padding,
+        stochastic_depth=stochastic_depth,
+        dtype=PRECISIONS[precision],
+        conv=CONVOLUTIONS[convolution],
     )
+
+
+def inner_features(module: nn.Module, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """What a backbone's layers see in evaluation mode: those that it sows, by name in order, then "pooled", its features.
+
+    Args:
+      module: from `backbone`.
+      variables: {"params": ..., "batch_stats": ...}.
+      images: [batch, height, width, channels].
+
+    Returns:
+      [batch, height', width', channels'] each, and "pooled" [batch, dim].
+    """
+    pooled, state = module.apply(variables, images, train=False, mutable=["intermediates"])
+    return {name: value for name, (value,) in state["intermediates"].items()} | {"pooled": pooled}
 
 
 def apply_views(

@@ -1,12 +1,7 @@
-"""Layers that networks share: the replaceable convolution, the initialisers of the papers' framework, whitening.
-
-A convolution inside `vmap` over runs becomes a grouped convolution, and one inside `scan` leaves the fast path of
-XLA's CPU backend altogether. `conv_as_matmul` computes the same function as patches times a matrix, which stays a
-plain (batched) matrix product in both places. Backbones take either through `flax.linen.Conv`'s own hook.
-"""
+"""Layers that networks share: pooling, the initialisers of the papers' framework, normalisation, whitening."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,63 +9,35 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssljax.errors import UserError
-
-ConvGeneralDilated = Callable[..., jax.Array]
-
-
-def conv_as_matmul(
-    inputs: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Any,
-    *,
-    lhs_dilation: Any = None,
-    rhs_dilation: Any = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-) -> jax.Array:
-    """Two-dimensional convolution as patches times a matrix.
-
-    Drop-in for `jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it, for undilated, ungrouped kernels.
-
-    Args:
-      inputs: [batch, height, width, channels].
-      kernel: [kernel height, kernel width, channels, features].
-      strides: two window strides.
-      padding: "SAME", "VALID" or ((low, high), (low, high)).
-
-    Returns:
-      [batch, height', width', features].
-    """
-    del dimension_numbers, batch_group_count, preferred_element_type  # flax passes NHWC/HWIO and the defaults
-    if feature_group_count != 1 or any(d != 1 for ds in (lhs_dilation, rhs_dilation) for d in (ds or ())):
-        raise NotImplementedError("conv_as_matmul takes undilated convolutions with one feature group")
-    kernel_height, kernel_width, channels, features = kernel.shape
-    stride_y, stride_x = strides
-    if isinstance(padding, str):
-        padding = jax.lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
-    padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
-    height = (padded.shape[1] - kernel_height) // stride_y + 1
-    width = (padded.shape[2] - kernel_width) // stride_x + 1
-    patches = jnp.concatenate(
-        [
-            padded[:, y : y + stride_y * (height - 1) + 1 : stride_y, x : x + stride_x * (width - 1) + 1 : stride_x]
-            for y in range(kernel_height)
-            for x in range(kernel_width)
-        ],
-        axis=-1,
-    )
-    matrix = kernel.reshape(kernel_height * kernel_width * channels, features)
-    return jax.lax.dot_general(patches, matrix, (((3,), (0,)), ((), ())), precision=precision)
+from ssljax.models.convolution import CONVOLUTIONS, ConvGeneralDilated, conv_as_matmul  # noqa: F401
 
 
-CONVOLUTIONS: dict[str, ConvGeneralDilated] = {"lax": jax.lax.conv_general_dilated, "matmul": conv_as_matmul}
+def scaled(channels: int, width: float) -> int:
+    """A channel count times a network's width, at least 1."""
+    return max(1, round(channels * width))
+
 
 # torchvision initialises the convolutions of ResNet and VGG with Kaiming's normal, fan-out, gain of ReLU.
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
+    """Maximum over square windows of images [batch, height, width, channels]; the border is never the maximum.
+
+    The maximum of strided slices: XLA's own windowed maximum has a gradient (select and scatter) that takes ten times as long
+    on CPU. Pixels that tie share the gradient, where PyTorch gives it to the first of them.
+    """
+    for axis in (1, 2):
+        if padding:
+            pads = [(0, 0)] * x.ndim
+            pads[axis] = (padding, padding)
+            x = jnp.pad(x, pads, constant_values=-jnp.inf)
+        count = (x.shape[axis] - window) // stride + 1
+        slices = (
+            jax.lax.slice_in_dim(x, i, i + stride * (count - 1) + 1, stride=stride, axis=axis) for i in range(window)
+        )
+        x = functools.reduce(jnp.maximum, slices)
+    return x
 
 
 def _torch_bias(fan_in: int) -> Callable[..., jax.Array]:

@@ -1,4 +1,4 @@
-"""ResNet of basic blocks (He et al., 2016) as torchvision lays it out, with the ImageNet stem and the CIFAR stem."""
+"""ResNet (He et al., 2016) as torchvision lays it out, with the ImageNet stem and the CIFAR stem."""
 
 from functools import partial
 from typing import Any
@@ -7,40 +7,72 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssljax.models.layers import ConvGeneralDilated, batch_norm, kaiming_fan_out
+from ssljax.models.convolution import ConvGeneralDilated
+from ssljax.models.layers import batch_norm, kaiming_fan_out, max_pool, scaled
+
+CHANNELS = (64, 128, 256, 512)  # of the four stages' 3x3 convolutions
+EXPANSION = 4  # of a bottleneck's output over its 3x3 convolution
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the identity, or a 1x1 projection of it where the shape changes."""
+class Block(nn.Module):
+    """Residual block: the identity, or a 1x1 projection of it where the shape changes, plus two or three convolutions.
+
+    Attributes:
+      channels: of the 3x3 convolutions.
+      stride: of the block; a bottleneck has it in its 3x3 convolution, as torchvision (ResNet v1.5), not in its first.
+      bottleneck: 1x1, 3x3 and 1x1 with `EXPANSION` times the channels, instead of 3x3 and 3x3.
+      zero_init_residual: the last normalisation's scale starts at 0.
+    """
 
     channels: int
     stride: int
+    bottleneck: bool
     zero_init_residual: bool
     conv: ConvGeneralDilated
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv = partial(
-            nn.Conv, use_bias=False, kernel_init=kaiming_fan_out, dtype=self.dtype, conv_general_dilated=self.conv
-        )
-        norm = partial(batch_norm, train, self.dtype)
-        strides = (self.stride, self.stride)
-        y = conv(self.channels, (3, 3), strides=strides, padding=1, name="conv1")(x)
-        y = nn.relu(norm("bn1")(y))
-        y = conv(self.channels, (3, 3), padding=1, name="conv2")(y)
+        def conv_bn(
+            x: jax.Array, channels: int, side: int, stride: int, names: tuple[str, str], **norm: Any
+        ) -> jax.Array:
+            x = nn.Conv(
+                channels,
+                (side, side),
+                strides=(stride, stride),
+                padding=side // 2,
+                use_bias=False,
+                kernel_init=kaiming_fan_out,
+                dtype=self.dtype,
+                conv_general_dilated=self.conv,
+                name=names[0],
+            )(x)
+            return batch_norm(train, self.dtype, names[1], **norm)(x)
+
+        # Channels, kernel side and stride of each convolution.
+        if self.bottleneck:
+            plan = [(self.channels, 1, 1), (self.channels, 3, self.stride), (EXPANSION * self.channels, 1, 1)]
+        else:
+            plan = [(self.channels, 3, self.stride), (self.channels, 3, 1)]
+        y = x
+        for i, layer in enumerate(plan[:-1], 1):
+            y = nn.relu(conv_bn(y, *layer, names=(f"conv{i}", f"bn{i}")))
+        last = len(plan)
         scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
-        y = norm("bn2", scale_init=scale)(y)
-        if x.shape != y.shape:
-            x = norm("downsample_bn")(conv(self.channels, (1, 1), strides=strides, padding=0, name="downsample")(x))
+        y = conv_bn(y, *plan[-1], names=(f"conv{last}", f"bn{last}"), scale_init=scale)
+        if self.stride != 1 or x.shape[-1] != y.shape[-1]:
+            x = conv_bn(x, y.shape[-1], 1, self.stride, names=("downsample", "downsample_bn"))
         return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
     """Convolutional part of a ResNet.
 
+    The maps after the four stages are sown as layer1 ... layer4.
+
     Attributes:
-      blocks: basic blocks in each of the four stages.
+      blocks: residual blocks in each of the four stages.
+      bottleneck: whether these are bottlenecks (ResNet50 and deeper) or basic blocks.
       width: multiplies every channel count.
       stem: "cifar" (3x3, stride 1, no pool) or "imagenet" (7x7, stride 2, then a 3x3 max-pool of stride 2).
       stem_padding: padding of the CIFAR stem; torchvision's habit is 1, solo-learn and MIRA pad by 2 (34x34 out at 32 px).
@@ -48,6 +80,7 @@ class ResNet(nn.Module):
     """
 
     blocks: tuple[int, ...]
+    bottleneck: bool = False
     width: float = 1.0
     stem: str = "cifar"
     stem_padding: int = 1
@@ -57,8 +90,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """[batch, height, width, channels] -> features [batch, 512 x width] in float32."""
-        channels = [max(1, round(c * self.width)) for c in (64, 128, 256, 512)]
+        """[batch, height, width, channels] -> features in float32, [batch, 512 x width], of bottlenecks 2048 x width."""
+        channels = [scaled(count, self.width) for count in CHANNELS]
         small = self.stem == "cifar"
         x = nn.Conv(
             channels[0],
@@ -73,15 +106,17 @@ class ResNet(nn.Module):
         )(images)
         x = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
         if not small:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, 3, 2, 1)
+        block = partial(
+            Block,
+            bottleneck=self.bottleneck,
+            zero_init_residual=self.zero_init_residual,
+            conv=self.conv,
+            dtype=self.dtype,
+        )
         for stage, count in enumerate(self.blocks):
-            for block in range(count):
-                x = BasicBlock(
-                    channels[stage],
-                    stride=2 if stage > 0 and block == 0 else 1,
-                    zero_init_residual=self.zero_init_residual,
-                    conv=self.conv,
-                    dtype=self.dtype,
-                    name=f"layer{stage + 1}_{block}",
-                )(x, train)
+            for i in range(count):
+                stride = 2 if stage > 0 and i == 0 else 1
+                x = block(channels[stage], stride, name=f"layer{stage + 1}_{i}")(x, train)
+            self.sow("intermediates", f"layer{stage + 1}", x)
         return x.mean(axis=(1, 2)).astype(jnp.float32)
