@@ -88,9 +88,16 @@ class Config:
     method: str = _field("mocov2plus", str, "self-supervised method")
     backbone: str = _field(None, str, "network whose features are evaluated")
     width: float = _field(None, float, "multiplies every channel count of the backbone", low=1 / 64, high=8)
-    stem: str = _field(None, str, "first layers of a ResNet", choices=("cifar", "imagenet"))
+    stem: str = _field(None, str, "first layers of a ResNet or ConvNeXt", choices=("cifar", "imagenet"))
     stem_padding: int = _field(
         None, int, "padding of the CIFAR stem; torchvision's habit is 1, solo-learn's 2", low=0, high=2
+    )
+    stochastic_depth: float = _field(
+        0.1,
+        float,
+        "ConvNeXt: probability of passing by the last block in training, growing to it from 0",
+        low=0,
+        high=0.99,
     )
     hidden_dim: int = _field(None, int, "hidden width of the projector", low=1)
     output_dim: int = _field(None, int, "output width of the projector", low=1)
@@ -336,7 +343,17 @@ def resolve(config: Config) -> Config:
     return config
 
 
-_OF_BOTH = ("image_size", "batch_size", "epochs", "optimizer", "backbone", "width", "stem", "stem_padding")
+_OF_BOTH = (
+    "image_size",
+    "batch_size",
+    "epochs",
+    "optimizer",
+    "backbone",
+    "width",
+    "stem",
+    "stem_padding",
+    "stochastic_depth",
+)
 
 
 def _check_local_crops(config: Config) -> None:

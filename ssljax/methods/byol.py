@@ -54,11 +54,11 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del hyper, step, key
-        z, stats = net.project(params, stats, batch.views)
+        del hyper, step
+        z, stats = net.project(params, stats, batch.views, key)
         (p1, p2), stats = net.predict(params, stats, z)
         target = jax.lax.stop_gradient(memory["target"])
-        (k1, k2), target_stats = net.project(target["params"], target["stats"], batch.views)
+        (k1, k2), target_stats = net.project(target["params"], target["stats"], batch.views, jax.random.fold_in(key, 1))
         memory = {"target": {**target, "stats": target_stats}}
         return losses.byol(p1, k2) + losses.byol(p2, k1), (stats, memory, {})
 

@@ -64,8 +64,8 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del step, key
-        z, stats = net.project(params, stats, batch.views)
+        del step
+        z, stats = net.project(params, stats, batch.views, key)
         memory = jax.lax.stop_gradient(memory)
         terms = []
         for head in range(heads):

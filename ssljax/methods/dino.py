@@ -86,12 +86,13 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del key
-        z, stats = net.project(params, stats, batch.views)
+        z, stats = net.project(params, stats, batch.views, key)
         student = scores(z, losses.normalize(params["prototypes"]))
         memory = jax.lax.stop_gradient(memory)
         target, center = memory["target"], memory["center"]
-        z_target, target_stats = net.project(target["params"], target["stats"], batch.views[:2])
+        z_target, target_stats = net.project(
+            target["params"], target["stats"], batch.views[:2], jax.random.fold_in(key, 1)
+        )
         logits = scores(z_target, losses.normalize(target["params"]["prototypes"]))
         sharp = target_temperature(hyper["target_temperature"], step)
         pairs = cross_view_pairs(len(student))

@@ -70,11 +70,10 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del key
-        (q1, q2), stats = net.project(params, stats, batch.views)
+        (q1, q2), stats = net.project(params, stats, batch.views, key)
         memory = jax.lax.stop_gradient(memory)
         target, queue, temperature = memory["target"], memory["queue"], hyper["temperature"]
-        keys, target_stats = net.project(target["params"], target["stats"], batch.views)
+        keys, target_stats = net.project(target["params"], target["stats"], batch.views, jax.random.fold_in(key, 1))
         k1, k2 = keys = losses.normalize(keys)
         value = (losses.info_nce(q1, k2, queue[1], temperature) + losses.info_nce(q2, k1, queue[0], temperature)) / 2
         memory = {"target": {**target, "stats": target_stats}, "queue": enqueue(queue, keys, step)}

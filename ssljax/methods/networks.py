@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from ssljax.losses import normalize
@@ -20,13 +21,14 @@ class Network(NamedTuple):
 
     Attributes:
       init: (key, images) -> (params, stats).
-      project: (params, stats, views) -> (z [views, batch, out], stats), train mode, each view on its own, in the order given.
+      project: (params, stats, views, key) -> (z [views, batch, out], stats), train mode, each view on its own, in the order
+        given; the key is for backbones that draw (stochastic depth), each view its own.
       predict: (params, stats, z [views, batch, out]) -> (p, stats), likewise.
       encode: (params, stats, images) -> features [batch, dim] of the backbone, evaluation mode.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[Tree, Tree]]
-    project: Callable[[Tree, Tree, Sequence[jax.Array]], tuple[jax.Array, Tree]]
+    project: Callable[[Tree, Tree, Sequence[jax.Array], jax.Array], tuple[jax.Array, Tree]]
     predict: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
     encode: Callable[[Tree, Tree, jax.Array], jax.Array]
 
@@ -45,28 +47,33 @@ def network(backbone: nn.Module, projector: nn.Module, predictor: nn.Module | No
             x = module.apply(variables, x, train=False)
         return params, stats
 
-    def apply(parts: dict[str, nn.Module], params: Tree, stats: Tree, views: jax.Array) -> tuple[jax.Array, Tree]:
-        def one(own: Tree, x: Any) -> tuple[Any, Tree]:
+    def apply(
+        parts: dict[str, nn.Module], params: Tree, stats: Tree, views: jax.Array, keys: jax.Array
+    ) -> tuple[jax.Array, Tree]:
+        def one(own: Tree, view: tuple[Any, jax.Array]) -> tuple[Any, Tree]:
+            x, key = view
             updated = {}
             for name, module in parts.items():
                 variables = {"params": params[name], "batch_stats": own[name]}
-                x, changed = module.apply(variables, x, train=True, mutable=["batch_stats"])
+                x, changed = module.apply(variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": key})
                 updated[name] = changed.get("batch_stats", {})
             return x, updated
 
-        out, updated = apply_views(one, {name: stats[name] for name in parts}, views)
+        out, updated = apply_views(one, {name: stats[name] for name in parts}, (views, keys))
         return out, {**stats, **updated}
 
-    def project(params: Tree, stats: Tree, views: Sequence[jax.Array]) -> tuple[jax.Array, Tree]:
+    def project(params: Tree, stats: Tree, views: Sequence[jax.Array], key: jax.Array) -> tuple[jax.Array, Tree]:
         parts = {"backbone": backbone, "projector": projector}
-        outputs = []
-        for _, same in groupby(views, key=jnp.shape):  # views of one size are one batched computation
-            z, stats = apply(parts, params, stats, jnp.stack(list(same)))
+        outputs, keys = [], jax.random.split(key, len(views))
+        for _, same in groupby(range(len(views)), key=lambda i: views[i].shape):
+            chosen = np.array(list(same))  # views of one size are one batched computation
+            z, stats = apply(parts, params, stats, jnp.stack([views[i] for i in chosen]), keys[chosen])
             outputs.append(z)
         return jnp.concatenate(outputs), stats
 
     def predict(params: Tree, stats: Tree, z: jax.Array) -> tuple[jax.Array, Tree]:
-        return apply({"predictor": heads["predictor"]}, params, stats, z)
+        unused = jax.random.split(jax.random.key(0), len(z))  # no predictor draws
+        return apply({"predictor": heads["predictor"]}, params, stats, z, unused)
 
     def encode(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
         variables = {"params": params["backbone"], "batch_stats": stats["backbone"]}
@@ -93,8 +100,8 @@ def memoryless(
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del step, key
-        (z1, z2), stats = net.project(params, stats, batch.views)
+        del step
+        (z1, z2), stats = net.project(params, stats, batch.views, key)
         return value(z1, z2, hyper), (stats, memory, {})
 
     return Method(views, init, loss, no_update, net.encode)

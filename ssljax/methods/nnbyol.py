@@ -71,12 +71,12 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del hyper, key
-        z, stats = net.project(params, stats, batch.views)
+        del hyper
+        z, stats = net.project(params, stats, batch.views, key)
         (p1, p2), stats = net.predict(params, stats, z)
         memory = jax.lax.stop_gradient(memory)
         target, queue = memory["target"], memory["queue"]
-        keys, target_stats = net.project(target["params"], target["stats"], batch.views)
+        keys, target_stats = net.project(target["params"], target["stats"], batch.views, jax.random.fold_in(key, 1))
         k1, k2 = losses.normalize(keys)
         neighbor1, _ = assign.nearest(k1, queue)
         neighbor2, _ = assign.nearest(k2, queue)

@@ -68,8 +68,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del key
-        z, stats = net.project(params, stats, batch.views)
+        z, stats = net.project(params, stats, batch.views, key)
         (p1, p2), stats = net.predict(params, stats, z)
         z1, z2 = jax.lax.stop_gradient(losses.normalize(z))
         queue = jax.lax.stop_gradient(memory["queue"])

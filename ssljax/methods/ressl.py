@@ -73,12 +73,11 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del key
         strong, weak = batch.views
-        (q,), stats = net.project(params, stats, (strong,))
+        (q,), stats = net.project(params, stats, (strong,), key)
         memory = jax.lax.stop_gradient(memory)
         target, queue = memory["target"], memory["queue"]
-        (k,), target_stats = net.project(target["params"], target["stats"], (weak,))
+        (k,), target_stats = net.project(target["params"], target["stats"], (weak,), jax.random.fold_in(key, 1))
         k = losses.normalize(k)
         value = losses.ressl(q, k, queue, hyper["temperature"], hyper["target_temperature"])
         memory = {"target": {**target, "stats": target_stats}, "queue": enqueue(queue, k, step)}

@@ -49,8 +49,8 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del hyper, step, key
-        z, stats = net.project(params, stats, batch.views)
+        del hyper, step
+        z, stats = net.project(params, stats, batch.views, key)
         (p1, p2), stats = net.predict(params, stats, z)
         z1, z2 = z
         return (losses.simsiam(p1, z2) + losses.simsiam(p2, z1)) / 2, (stats, memory, {})

@@ -74,8 +74,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     def loss(
         params: Tree, stats: Tree, memory: Tree, batch: Batch, hyper: Tree, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
-        del key
-        z, stats = net.project(params, stats, batch.views)
+        z, stats = net.project(params, stats, batch.views, key)
         logits = scores(z, params["prototypes"])
         queue = jax.lax.stop_gradient(memory["queue"])
         # Every place of the queue has been written by then, unless it is longer than the epochs before: then not yet.

@@ -108,9 +108,7 @@ def inner_features(module: nn.Module, variables: Any, images: jax.Array) -> dict
     return {name: value for name, (value,) in state["intermediates"].items()} | {"pooled": pooled}
 
 
-def apply_views(
-    apply: Callable[[Any, jax.Array], tuple[jax.Array, Any]], stats: Any, views: jax.Array
-) -> tuple[jax.Array, Any]:
+def apply_views(apply: Callable[[Any, Any], tuple[jax.Array, Any]], stats: Any, views: Any) -> tuple[jax.Array, Any]:
     """Applies a network in train mode to each view on its own, as one batched computation.
 
     Batch statistics are taken per view, and the running averages come out as if the views had been passed one after
@@ -118,15 +116,15 @@ def apply_views(
     m^n r + sum_i m^(n-1-i) (r_i - m r).
 
     Args:
-      apply: (stats, images) -> (output, new stats).
+      apply: (stats, view) -> (output, new stats).
       stats: running batch statistics (a pytree, possibly empty).
-      views: [views, batch, height, width, channels], all of one size.
+      views: a pytree of arrays whose leading axis is the views': images [views, batch, height, width, channels], say.
 
     Returns:
       outputs [views, batch, ...] and the new statistics.
     """
     outputs, updated = jax.vmap(apply, in_axes=(None, 0))(stats, views)
-    n = views.shape[0]
+    n = len(jax.tree.leaves(views)[0])
     weights = BN_MOMENTUM ** jnp.arange(n - 1, -1, -1)
 
     def merge(old: jax.Array, new: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssljax.models.layers import ConvGeneralDilated, max_pool
+from ssljax.models.convolution import ConvGeneralDilated
+from ssljax.models.layers import max_pool
 
 # Channels, kernel side, stride and padding of each convolution of torchvision's `alexnet().features`.
 PLAN = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))

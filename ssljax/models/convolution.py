@@ -6,13 +6,13 @@ depends on the shapes alone:
 
 * the map has fewer pixels than the kernel (the last stages of a small network): one dense matrix from all input pixels to
   all output pixels, with the kernel's elements at their places; taps that only ever see the border are never multiplied;
-* stride 1: columns of the kernel as patches, rows as outputs that are added up afterwards. It moves kernel width + kernel height copies
-  of a map through memory where whole patches move their product, and memory is what bounds a small network on CPU;
+* stride 1: columns of the kernel as patches, rows as outputs that are added up afterwards. It moves kernel width + kernel
+  height copies of a map through memory where whole patches move their product, and memory bounds a small network on CPU;
 * else: patches times a matrix.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import product
 from typing import Any
 
@@ -121,7 +121,7 @@ def _forward(pads: Pads, precision: Precision, x: jax.Array, kernel: jax.Array) 
     patches = _shifted(x, kernel_width, pads[1], axis=2)  # [batch, height, width', kernel width x channels]
     matrix = kernel.transpose(1, 2, 0, 3).reshape(kernel_width * channels, kernel_height * features)
     rows = jnp.split(_dot(patches, matrix, precision), kernel_height, axis=-1)
-    out = sum(_shift(row, i, kernel_height, pads[0], axis=1) for i, row in enumerate(rows))
+    out = reduce(jnp.add, (_shift(row, i, kernel_height, pads[0], axis=1) for i, row in enumerate(rows)))
     return out, (patches, kernel)
 
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssljax.errors import UserError
-from ssljax.models.convolution import CONVOLUTIONS, ConvGeneralDilated, conv_as_matmul  # noqa: F401
 
 
 def scaled(channels: int, width: float) -> int:

@@ -101,6 +101,7 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
         stem_padding=config.stem_padding,
         precision=config.precision,
         convolution=config.convolution,
+        stochastic_depth=config.stochastic_depth,
     )
     method: Method = build(config, network, Course(n_images, steps_per_epoch, total_steps))
     sides = sources(config)
