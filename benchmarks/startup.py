@@ -34,7 +34,7 @@ trained = pipeline.untrained(program)
 jax.block_until_ready(trained.state)
 marks["initialised"] = time.time() - start
 order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
-step = loop.sweep_step(program.config, trained.program, 1)
+step = loop.sweep_step(program.config, trained.program, 1, trained.mesh)
 jax.block_until_ready(step(trained.state, trained.hyper, trained.data, order, 0))
 marks["first step"] = time.time() - start
 print(json.dumps(marks))

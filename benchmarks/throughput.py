@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags as absl_flags
 
 from ssljax import flags, pipeline
-from ssljax.train import loop
+from ssljax.train import execution, loop
 from ssljax.train.step import over_runs
 
 
@@ -31,8 +31,8 @@ def one(runs: int, argv: list[str]) -> dict[str, float]:
     program = pipeline.plan(flags.configs_from_flags(values))[0]
     config = program.config
     trained = pipeline.untrained(program)
-    per_call = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
-    step: Any = loop.sweep_step(config, trained.program, per_call)
+    per_call = execution.steps_per_dispatch(config, trained.program.steps_per_epoch)
+    step: Any = loop.sweep_step(config, trained.program, per_call, trained.mesh)
     order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
     start = time.perf_counter()
     compiled = step.lower(trained.state, trained.hyper, trained.data, order, 0).compile()

@@ -8,7 +8,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssljax import assign, augment, config, data, evaluate, flags, losses, methods, models, report, sweeps, train
+    from ssljax import (
+        assign,
+        augment,
+        config,
+        data,
+        encoders,
+        evaluate,
+        flags,
+        losses,
+        methods,
+        models,
+        report,
+        sweeps,
+        train,
+    )
     from ssljax.config import Config
     from ssljax.errors import UserError
     from ssljax.pipeline import Study, plan, run
@@ -23,12 +37,13 @@ _FROM = {
     "run": "ssljax.pipeline",
 }
 _SUBMODULES = (
-    "assign", "augment", "config", "data", "evaluate", "flags", "losses", "methods", "models", "report", "sweeps", "train",
+    "assign", "augment", "config", "data", "encoders", "evaluate", "flags", "losses", "methods", "models", "report",
+    "sweeps", "train",
 )  # fmt: skip
 
 __all__ = [
-    "Config", "Study", "UserError", "assign", "augment", "config", "data", "evaluate", "flags", "losses", "methods",
-    "models", "plan", "report", "run", "sweeps", "train",
+    "Config", "Study", "UserError", "assign", "augment", "config", "data", "encoders", "evaluate", "flags", "losses",
+    "methods", "models", "plan", "report", "run", "sweeps", "train",
 ]  # fmt: skip
 
 

@@ -71,7 +71,10 @@ def _main(argv: list[str]) -> int:
         flag_values=values,
     )
     absl_flags.DEFINE_string(
-        "stages", "preview,pretrain,evaluate,report", "which stages to run (default: all)", flag_values=values
+        "stages",
+        "preview,pretrain,evaluate,report",
+        "which stages to run (default: these four); export writes the trained encoders to files",
+        flag_values=values,
     )
     absl_flags.DEFINE_string(
         "help_method", None, "show the page of a method: loss, memory, traps, presets, swept names", flag_values=values
@@ -109,7 +112,7 @@ def _configs(values: absl_flags.FlagValues, workdir: Path, stages: Sequence[str]
     made = workdir / "flagfile.cfg"
     if not given and values["workdir"].value and made.exists():
         return flags.read_flagfile(made)
-    if not given and values["workdir"].value and set(stages) <= {"evaluate", "report"}:
+    if not given and values["workdir"].value and set(stages) <= {"evaluate", "export", "report"}:
         raise UserError(f"--workdir: {workdir} has no flagfile.cfg, so nothing was trained there")
     return flags.configs_from_flags(values)
 

@@ -86,6 +86,11 @@ class Config:
     # What learns
     preset: str = _field("digits", str, "where settings that are not given come from: paper, solo or digits")
     method: str = _field("mocov2plus", str, "self-supervised method")
+    pretrained: str = _field(
+        "",
+        str,
+        "file of a trained encoder to measure, ours or another project's; or random: untrained ones, a seed each",
+    )
     backbone: str = _field(None, str, "network whose features are evaluated")
     width: float = _field(None, float, "multiplies every channel count of the backbone", low=1 / 64, high=8)
     stem: str = _field(None, str, "first layers of a ResNet or ConvNeXt", choices=("cifar", "imagenet"))
@@ -155,14 +160,23 @@ class Config:
     convolution: str = _field(
         "auto", str, "lax, or patches times a matrix (auto: matmul on CPU)", choices=("auto", "lax", "matmul")
     )
+    remat: str = _field(
+        "none",
+        str,
+        "what the gradient computes again instead of keeping it: nothing, or all but the maps between blocks (no effect on CPU)",
+        choices=("none", "blocks"),
+    )
     run_axis: str = _field(
-        "vmap", str, "how the runs of a program are executed in a step", choices=("vmap", "map", "unroll")
+        "auto",
+        str,
+        "how the runs of a program are executed in a step: all at once, one after another, written out; auto: as measured",
+        choices=("auto", "vmap", "map", "unroll"),
     )
     max_runs_per_program: int = _field(
-        0, int, "split a sweep into programs of at most this many runs (0: never)", low=0
+        0, int, "split a sweep into programs of at most this many runs (0: as many as the memory holds)", low=0
     )
     steps_per_dispatch: int = _field(
-        0, int, "steps in one call of the device (0: 1 on CPU, else 16)", low=0, training=False
+        0, int, "steps in one call of the device (0: up to 16 that divide an epoch)", low=0, training=False
     )
     checkpoint_every: int = _field(
         10, int, "epochs between checkpoints; the last epoch always has one", low=1, training=False
@@ -316,15 +330,19 @@ def resolve(config: Config) -> Config:
         return config  # it is resolved: what it holds is no longer only what was given
     given = config
     config = _with_preset(config)
-    for name in ("transforms", "backbone", "width", "image_size", "epochs", "batch_size", "optimizer", "learning_rate"):
+    measured = ("backbone", "width", "image_size")
+    trained = ("transforms", *measured, "epochs", "batch_size", "optimizer", "learning_rate")
+    for name in measured if config.pretrained else trained:
         if getattr(config, name) is None:
             raise UserError(f"--{name}: preset '{config.preset}' gives none for method '{config.method}'; give one")
     if config.backbone not in BACKBONES:
         raise unknown("backbone", config.backbone, BACKBONES, "--backbone")
+    parse(config.probe_transforms, "--probe_transforms")
+    if config.pretrained:
+        return config  # the rest is about training
     if config.optimizer not in OPTIMIZERS:
         raise unknown("optimizer", config.optimizer, OPTIMIZERS, "--optimizer")
     parse(config.transforms, "--transforms")
-    parse(config.probe_transforms, "--probe_transforms")
     _check_local_crops(config)
     if config.second_transforms:
         parse(config.second_transforms, "--second_transforms")

@@ -133,6 +133,9 @@ def represent(config: Config, trained: Trained, dataset: Dataset, program: str) 
 
 def columns(config: Config) -> dict[str, Any]:
     """What the tables call a resolved config's method, backbone and transforms; two losses' with an & between."""
+    if config.pretrained:
+        method = "random" if config.pretrained == "random" else "pretrained"
+        return {"method": method, "backbone": config.backbone, "transforms": ""}
     losses = [config] if config.second is None else [config, config.second]
     return {
         "method": " & ".join(loss.method for loss in losses),

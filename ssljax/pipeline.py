@@ -1,11 +1,13 @@
 """The whole study in one call: preview, pretrain, evaluate, report, over every program of a list of configs."""
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
+import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import augment, data, measuring, sweeps
+from ssljax import augment, data, encoders, measuring, sweeps
 from ssljax import config as config_lib
 from ssljax import workdir as workdir_lib
 from ssljax.config import Config
@@ -22,24 +24,31 @@ from ssljax.errors import UserError, unknown
 from ssljax.evaluate import features as extraction
 from ssljax.evaluate.results import read_results, write_results
 from ssljax.methods import OF_METHODS, reads
+from ssljax.models.weights import Encoder
 from ssljax.report import figures, tables
 from ssljax.report.page import write_page
 from ssljax.sweeps import Run
-from ssljax.train import loop
+from ssljax.train import execution, loop, memory
+from ssljax.train.execution import Execution
 from ssljax.train.step import check_channels, sizes, sources, to_unit, transform_values
 
 log = logging.getLogger("ssljax")
 
 STAGES = ("preview", "pretrain", "evaluate", "report")
+_ALL_STAGES = (*STAGES, "export")
 
 
 class Program(NamedTuple):
-    """Runs that are trained as one: a name that is a file name too, a resolved config, its runs, its data."""
+    """Runs that are trained as one: a name that is a file name too, a resolved config, its runs, its data.
+
+    Where they are measured only, `encoder` is what their file holds.
+    """
 
     name: str
     config: Config
     runs: tuple[Run, ...]
     dataset: Dataset
+    encoder: Encoder | None = None
 
 
 class Study(NamedTuple):
@@ -72,7 +81,8 @@ def run(
     Args:
       configs: one config a program (its runs are trained together); as `ssljax.flags` makes them from comma lists.
       workdir: where everything is written; see the README for what lies there.
-      stages: some of "preview", "pretrain", "evaluate", "report", done in that order.
+      stages: some of "preview", "pretrain", "evaluate", "report", done in that order; "export", which writes the trained
+        encoders to files, comes before the report.
       command: the command line, for the report.
       progress: whether progress is drawn on standard error.
 
@@ -85,9 +95,16 @@ def run(
     configs = [configs] if isinstance(configs, Config) else list(configs)
     workdir = Path(workdir)
     for stage in stages:
-        if stage not in STAGES:
-            raise unknown("stage", stage, STAGES, "--stages")
-    programs = plan(configs, trained=bool(set(stages) & {"pretrain", "evaluate"}))
+        if stage not in _ALL_STAGES:
+            raise unknown("stage", stage, _ALL_STAGES, "--stages")
+    encoders.refuse_stages(configs, stages)
+    checkpoints = workdir / "checkpoints"
+    programs = plan(
+        configs,
+        trained=bool(set(stages) & {"pretrain", "evaluate"}),
+        kept=execution.read(checkpoints),
+        measured="pretrain" in stages,
+    )
     study = Study(workdir, [], [])
     with workdir_lib.claimed(workdir, configs):
         (workdir / "figures").mkdir(exist_ok=True)
@@ -96,8 +113,10 @@ def run(
         settled = [p.config for p in programs]
         if "pretrain" in stages:  # before the first step, so that a resume knows what this one saw
             workdir_lib.write_text(workdir / "run.json", workdir_lib.describe(settled, prints, command, seconds))
+            checkpoints.mkdir(exist_ok=True)
+            workdir_lib.write_text(checkpoints / execution.FILE, execution.to_json(_executions(programs)))
         if "preview" in stages:
-            for program in {_shown(p): p for p in reversed(programs)}.values():
+            for program in {_shown(p): p for p in reversed(programs) if not p.config.pretrained}.values():
                 preview(program, workdir / "figures" / f"views_{program.name}.png")
         for program in programs:
             folder = workdir / "checkpoints" / program.name
@@ -112,18 +131,25 @@ def run(
                         tensorboard=workdir / "tensorboard" / program.name,
                         progress=progress,
                     )
-            elif "evaluate" in stages:
+            elif program.config.pretrained:
+                if "evaluate" in stages:
+                    trained = _measured_only(program)
+            elif set(stages) & {"evaluate", "export"}:
                 trained = loop.restore(untrained(program), folder, program.config.keep)
             if "evaluate" in stages:
                 with _timed(seconds, "evaluate"):
                     _evaluate(program, trained, study)
+            if "export" in stages:
+                encoders.export(program.config, trained, workdir / "encoders" / program.name, program.name)
         if "evaluate" in stages:
             with _timed(seconds, "evaluate"):
                 _evaluate_baselines(programs, study)
             write_results(workdir / "results.csv", study.results)
             write_results(workdir / "per_class.csv", study.per_class)
         if set(stages) & {"pretrain", "evaluate"}:
-            workdir_lib.write_text(workdir / "run.json", workdir_lib.describe(settled, prints, command, seconds))
+            files = {p.name: encoders.provenance(p.encoder, p.config, p.dataset) for p in programs if p.encoder}
+            text = workdir_lib.describe(settled, prints, command, seconds, files)
+            workdir_lib.write_text(workdir / "run.json", text)
         if "report" in stages:
             study = study._replace(report=_report(programs, workdir, command))
     if not study.results and (workdir / "results.csv").exists():
@@ -135,12 +161,20 @@ def run(
     return study._replace(text=text)
 
 
-def plan(configs: Sequence[Config], *, trained: bool = True) -> list[Program]:
+def plan(
+    configs: Sequence[Config],
+    *,
+    trained: bool = True,
+    kept: Mapping[str, Execution] | None = None,
+    measured: bool = False,
+) -> list[Program]:
     """The programs of some configs: names, resolved settings, runs and data, everything checked that can be before training.
 
     Args:
       configs: as given.
       trained: whether the programs are to be trained or measured, so that what this takes is checked too.
+      kept: how checkpoints that exist were made, by the name of a program before it was split; it is kept to.
+      measured: whether to estimate the memory that training takes, say so, and split a sweep that does not fit.
 
     Raises:
       UserError: the first thing that is wrong.
@@ -151,9 +185,9 @@ def plan(configs: Sequence[Config], *, trained: bool = True) -> list[Program]:
         tables.read_targets(path)
     sets: dict[tuple, Dataset] = {}
     programs: list[Program] = []
-    for name, config in zip(_names(resolved), resolved):
+    for name, given, config in zip(_names(resolved), configs, resolved):
         runs = sweeps.runs(config)
-        for one in runs:
+        for one in runs if not config.pretrained else ():
             sweeps.hyper(config, one)
         key = (
             config.dataset,
@@ -173,18 +207,52 @@ def plan(configs: Sequence[Config], *, trained: bool = True) -> list[Program]:
                 image_size=config.resize,
             )
         dataset = _measured_on(config, sets[key])
+        if config.pretrained:  # nothing that is trained is checked, and nothing split
+            encoder = None
+            if trained:
+                config, encoder = encoders.settle(given, config)
+                measuring.check(config, dataset)
+                encoders.check_channels(encoder, config, dataset)
+                _check_probe(config, dataset)
+            programs.append(Program(name, config, tuple(runs), dataset, encoder))
+            continue
         if trained:
             _check_prototypes(config, dataset)
             measuring.check(config, dataset)
-            for view in augment.parse(config.probe_transforms).views:
-                augment.check(view, dataset.splits["train"].images.shape[-1])
+            _check_probe(config, dataset)
             images = dataset.splits["train"].images
-            loop.program_of(config, len(images), images.shape[-1])
+            functions = loop.program_of(config, len(images), images.shape[-1])
+        before = (kept or {}).get(name)
+        config = dataclasses.replace(config, run_axis=before.run_axis if before else execution.run_axis(config))
         count = config.max_runs_per_program or len(runs)
+        if before:
+            count = before.runs_per_program
+        elif trained and measured:
+            need = memory.estimate(functions, config, images)
+            log.info("%s: %s", name, need)
+            count = memory.runs_that_fit(config, need, len(runs))
+        # Programs of one size: what one of them compiles, the others find in the cache.
+        count = math.ceil(len(runs) / math.ceil(len(runs) / count))
         chunks = [tuple(runs[i : i + count]) for i in range(0, len(runs), count)]
         for number, chunk in enumerate(chunks):
             programs.append(Program(name if len(chunks) == 1 else f"{name}~{number}", config, chunk, dataset))
+    encoders.refuse_equal(resolved)
     return programs
+
+
+def _check_probe(config: Config, dataset: Dataset) -> None:
+    """Raises unless the probe's transforms are defined for the images."""
+    for view in augment.parse(config.probe_transforms).views:
+        augment.check(view, dataset.splits["train"].images.shape[-1])
+
+
+def _executions(programs: Sequence[Program]) -> dict[str, Execution]:
+    """How the runs of each config are laid out, by the name of its programs before they were split."""
+    chosen: dict[str, Execution] = {}
+    for program in programs:
+        base = program.name.partition("~")[0]
+        chosen.setdefault(base, Execution(program.config.run_axis, len(program.runs)))
+    return chosen
 
 
 def _refuse_without_effect(given: Sequence[Config], resolved: Sequence[Config]) -> None:
@@ -226,10 +294,17 @@ def _names(configs: Sequence[Config]) -> list[str]:
     # A preset brings values along; the settings that tell programs apart are the ones a user thinks in.
     thought = ("dataset", "method", "second_method", "backbone", "transforms", "second_transforms")
     telling = [name for name in thought if name in differing] or differing or ["method"]
-    names = ["-".join(_slug(str(getattr(c, n)) or "none") for n in telling) for c in configs]
-    if len(set(names)) < len(names):
-        names = ["-".join(_slug(str(getattr(c, n)) or "none") for n in differing) for c in configs]
-    return names
+    files = encoders.short_names(c.pretrained for c in configs if c.pretrained)
+    if files:  # the method says nothing about them
+        differing = ["pretrained", *(name for name in differing if name != "pretrained")]
+        telling = ["pretrained", *(name for name in thought if name in differing and name != "method")]
+
+    def names_by(fields: Sequence[str]) -> list[str]:
+        values = [[getattr(c, name) for name in fields] for c in configs]
+        return ["-".join(files.get(v) or _slug(str(v) or "none") for v in each) for each in values]
+
+    names = names_by(telling)
+    return names if len(set(names)) == len(names) else names_by(differing)
 
 
 def _slug(text: str) -> str:
@@ -252,8 +327,18 @@ def untrained(program: Program) -> loop.Trained:
       UserError: fewer images than a batch, or settings that do not fit each other.
     """
     dataset = program.dataset
+    if program.config.pretrained:
+        return encoders.untrained(program.config, program.runs, dataset)
     images = loop.resident(dataset.splits["train"].images, dataset.mean, dataset.std)
     return loop.prepare(program.config, program.runs, images)
+
+
+def _measured_only(program: Program) -> loop.Trained:
+    """The runs of a program whose encoder is not trained."""
+    if program.encoder is None:
+        return untrained(program)
+    log.info("%s: %s", program.name, encoders.describe(program.encoder, program.config, program.dataset))
+    return encoders.from_file(program.encoder, program.config, program.runs, program.dataset)
 
 
 def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) -> None:
@@ -338,10 +423,13 @@ def _evaluate(program: Program, trained: loop.Trained, study: Study) -> None:
 def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
     """Adds the rows that every table carries: an untrained encoder of each kind, and raw pixels of each data set."""
     kinds = {_kind(p): p for p in reversed(programs)}
-    for program in reversed(kinds.values()):
+    there = {_kind(p) for p in programs if p.config.pretrained == encoders.RANDOM}
+    for kind, program in reversed(kinds.items()):
+        if kind in there:
+            continue
         # The first setting's runs, one a seed: before training a swept value changes nothing.
         runs = tuple(Run(f"seed={seed}", seed, {}) for seed in program.config.seeds)
-        differing = [_slug(str(v)) for v, *others in zip(_kind(program), *kinds) if len(set(others)) > 1]
+        differing = [_slug(str(v)) for v, *others in zip(kind, *kinds) if len(set(others)) > 1]
         name = "-".join(["random", *differing])
         shown = measuring.represent(program.config, untrained(program._replace(runs=runs)), program.dataset, name)
         if shown is not None:
@@ -394,6 +482,7 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
     shared = first.config
     notes = [
         f"Features: {extraction.LAYER}; images are only resized, to {shared.image_size} px.",
+        *encoders.notes(workdir),
         f"K-means and the silhouette see {_SEEN[shared.kmeans_features]}, on the {shared.evaluate_on} images; "
         "K-means starts 10 times, its random state is the run's seed.",
         f"k-NN: cosine, k = {shared.knn_k}, weights exp(similarity / {shared.knn_temperature:g}), neighbours from the "

@@ -131,8 +131,15 @@ def _of_method(config: Config) -> dict[str, Any]:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """Every setting of a resolved config by flag name, its method's other numbers, and the second loss's as `second.NAME`."""
+    """Every setting of a resolved config by flag name, its method's other numbers, and the second loss's as `second.NAME`.
+
+    Of an encoder that is only measured those that matter to it; what a file says of its network is the file's.
+    """
     values = config_lib.to_json(config)
+    if config.pretrained:
+        known = config_lib.fields()
+        kept = _MEASURED if config.pretrained != "random" else (*_MEASURED, "backbone", "width", "stem", "stem_padding")
+        return {name: v for name, v in values.items() if name in kept or not known[name].metadata["training"]}
     values |= {a: v for a, v in _numbers(config).items() if a not in values}
     if config.second is not None:
         own = config_lib.to_json(config.second) | _numbers(config.second)
@@ -140,6 +147,11 @@ def settings(config: Config) -> dict[str, Any]:
             f"second.{name}": v for name, v in own.items() if values.get(name) != v and not name.startswith("second_")
         }
     return values
+
+
+_MEASURED = (
+    "pretrained", "dataset", "validation_fraction", "resize", "image_size", "seeds", "precision", "convolution",
+)  # fmt: skip
 
 
 def _numbers(config: Config) -> dict[str, Any]:

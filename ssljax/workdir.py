@@ -46,7 +46,8 @@ def claimed(workdir: Path, configs: Sequence[Config]) -> Iterator[None]:
             ) from None
         flagfile = workdir / "flagfile.cfg"
         text = flags.to_flagfile(configs)
-        if flagfile.exists() and (workdir / "checkpoints").exists():  # a preview alone binds a folder to nothing
+        # A preview alone binds a folder to nothing.
+        if flagfile.exists() and any((workdir / name).exists() for name in ("checkpoints", "results.csv")):
             _refuse_other(workdir, flags.read_flagfile(flagfile), configs)
         try:
             write_text(flagfile, text)
@@ -69,7 +70,7 @@ def _refuse_other(workdir: Path, old: Sequence[Config], new: Sequence[Config]) -
         return {name: [values.get(name) for values in each] for name in names}
 
     before, now = training(old), training(new)
-    for name in {**before, **now}:
+    for name in {"pretrained": None, **before, **now}:
         was, given = (_short(v.get(name, [])) for v in (before, now))
         if was != given:
             raise UserError(
@@ -107,7 +108,13 @@ def refuse_other_data(workdir: Path, fingerprints: dict[str, str]) -> dict[str, 
     return info.get("wall_seconds", {})
 
 
-def describe(configs: Sequence[Config], fingerprints: dict[str, str], command: str, seconds: dict[str, float]) -> str:
+def describe(
+    configs: Sequence[Config],
+    fingerprints: dict[str, str],
+    command: str,
+    seconds: dict[str, float],
+    encoders: dict[str, dict[str, str]] | None = None,
+) -> str:
     """The text of `run.json`: what ran, on what, from what, for how long.
 
     Args:
@@ -115,6 +122,7 @@ def describe(configs: Sequence[Config], fingerprints: dict[str, str], command: s
       fingerprints: sha256 of each data set.
       command: the command line, or "" from Python.
       seconds: wall time by stage.
+      encoders: of each program whose encoder is a file's, what that is.
     """
     import jax
 
@@ -124,6 +132,7 @@ def describe(configs: Sequence[Config], fingerprints: dict[str, str], command: s
         "command": command,
         "configs": [sweeps.settings(c) for c in configs],
         "data": fingerprints,
+        **({"encoders": encoders} if encoders else {}),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in names}},
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},

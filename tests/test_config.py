@@ -107,7 +107,7 @@ def test_bad_flags_are_named_in_one_line(argv, message):
 UNRESOLVED = [
     (dict(method="mocov3plus"), "--method: unknown method 'mocov3plus'; did you mean 'mocov2plus'?"),
     (dict(preset="digit"), "--preset: unknown preset 'digit'; did you mean 'digits'?"),
-    (dict(backbone="vgg12"), "--backbone: unknown backbone 'vgg12'; did you mean 'vgg13'?"),
+    (dict(backbone="vgg11bn"), "--backbone: unknown backbone 'vgg11bn'; did you mean 'vgg11_bn'?"),
     (dict(optimizer="adm"), "--optimizer: unknown optimizer 'adm'; did you mean 'adam'?"),
     (dict(transforms="mnist_frist"), "mnist_first"),
     (dict(transforms="rotation(degree=3)"), "degrees"),

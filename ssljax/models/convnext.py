@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from ssljax.models.convolution import ConvGeneralDilated
 from ssljax.models.heads import gelu
-from ssljax.models.layers import scaled
+from ssljax.models.layers import between_blocks, scaled
 
 TINY = (3, 3, 9, 3)  # blocks in each stage, and their channels (section 3 of the paper)
 CHANNELS = (96, 192, 384, 768)
@@ -107,6 +107,6 @@ class ConvNeXt(nn.Module):
                 x = patches(x, channels[stage], 2, self.conv, self.dtype, f"downsample{stage + 1}")
             for block in range(count):
                 drop = growth * (sum(self.blocks[:stage]) + block)
-                x = Block(drop, self.conv, self.dtype, name=f"stage{stage + 1}_{block}")(x, train)
+                x = between_blocks(Block(drop, self.conv, self.dtype, name=f"stage{stage + 1}_{block}")(x, train))
             self.sow("intermediates", f"stage{stage + 1}", x)
         return layer_norm(jnp.float32, "norm")(x.mean(axis=(1, 2)))

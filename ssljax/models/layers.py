@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from ssljax.errors import UserError
 
@@ -18,6 +19,14 @@ def scaled(channels: int, width: float) -> int:
 
 # torchvision initialises the convolutions of ResNet and VGG with Kaiming's normal, fan-out, gain of ReLU.
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+MAPS = "maps between blocks"
+
+
+def between_blocks(x: jax.Array) -> jax.Array:
+    """The map itself, marked as one that the gradient keeps where it computes all others again (`--remat=blocks`)."""
+    return checkpoint_name(x, MAPS)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssljax.models.convolution import ConvGeneralDilated
-from ssljax.models.layers import batch_norm, kaiming_fan_out, max_pool, scaled
+from ssljax.models.layers import batch_norm, between_blocks, kaiming_fan_out, max_pool, scaled
 
 CHANNELS = (64, 128, 256, 512)  # of the four stages' 3x3 convolutions
 EXPANSION = 4  # of a bottleneck's output over its 3x3 convolution
@@ -117,6 +117,6 @@ class ResNet(nn.Module):
         for stage, count in enumerate(self.blocks):
             for i in range(count):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = block(channels[stage], stride, name=f"layer{stage + 1}_{i}")(x, train)
+                x = between_blocks(block(channels[stage], stride, name=f"layer{stage + 1}_{i}")(x, train))
             self.sow("intermediates", f"layer{stage + 1}", x)
         return x.mean(axis=(1, 2)).astype(jnp.float32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssljax.models.convolution import ConvGeneralDilated
-from ssljax.models.layers import batch_norm, kaiming_fan_out, max_pool, scaled
+from ssljax.models.layers import batch_norm, between_blocks, kaiming_fan_out, max_pool, scaled
 
 # Table 1 of the VGG paper: 3x3 convolutions in each block before its 2x2 max-pool, and the channels of the blocks.
 PLANS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -53,4 +53,5 @@ class VGG(nn.Module):
             # Five halvings need 32 px; a smaller image leaves out the pools that it has no pixels for.
             if min(x.shape[1:3]) > 1:
                 x = max_pool(x, 2, 2)
+            x = between_blocks(x)
         return x.mean(axis=(1, 2)).astype(jnp.float32)

@@ -26,8 +26,10 @@ SET_TITLES = {
     "mnist_second": "Second set",
 }
 PIXELS, RANDOM, SHUFFLED = "pixels", "random", "shuffled"
+PRETRAINED = "pretrained"  # the method of an encoder from a file
 NOTHING = "–"  # an empty cell
 BASELINES = {PIXELS: "Raw pixels", RANDOM: "Untrained encoder", SHUFFLED: "Shuffled labels"}
+_METHOD_TITLES = {**BASELINES, PRETRAINED: "Encoder from a file"}
 TARGET_COLUMNS = ("transforms", "method", "backbone", "evaluation", "target", "metric", "value", "source")
 
 Targets = Sequence[Mapping[str, Any]] | None  # rows from `read_targets`
@@ -132,7 +134,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     for setting, row in zip(settings, rows, strict=True):
         programs.setdefault(setting, set()).add(_program(row["run"]))
     kept = [
-        (setting._replace(variant=_program(row["run"])) if len(programs[setting]) > 1 else setting, row)
+        (setting._replace(variant=_program(row["run"])) if _needs_variant(setting, programs) else setting, row)
         for setting, row in zip(settings, rows, strict=True)
     ]
     last: dict[tuple[Setting, str], int] = {}
@@ -161,6 +163,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return sorted(table, key=lambda row: -1 if row.learned else order.index(row.setting.method))
 
 
+def _needs_variant(setting: Setting, programs: Mapping[Setting, set[str]]) -> bool:
+    """Whether the columns do not tell whose row it is; an encoder from a file is known by the file."""
+    return len(programs[setting]) > 1 or setting.method == PRETRAINED
+
+
 def _program(run: str) -> str:
     """The program that a run's name "program/run" tells of; parts of a split one ("program~0") are one."""
     program = run.rpartition("/")[0]
@@ -178,16 +185,16 @@ def stat(values: Iterable[float]) -> Stat:
 def labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """For each row a title ("First set") and what else tells it from the others ("mnist_first, byol")."""
     methods = {row.setting.method for row in rows if row.learned}
-    backbones = {row.setting.backbone for row in rows if row.learned}
+    backbones = {row.setting.backbone for row in rows if row.setting.backbone}
     datasets = {row.setting.dataset for row in rows}
     result = []
     for row in rows:
         setting, detail = row.setting, []
-        title = BASELINES.get(setting.method) or SET_TITLES.get(setting.transforms) or setting.transforms
+        title = _METHOD_TITLES.get(setting.method) or SET_TITLES.get(setting.transforms) or setting.transforms
         if row.learned:
             if setting.transforms in SET_TITLES:
                 detail.append(setting.transforms)
-            detail += [setting.method] if len(methods) > 1 else []
+            detail += [setting.method] if len(methods) > 1 and setting.method != PRETRAINED else []
             detail += [setting.backbone] if len(backbones) > 1 else []
             detail += [
                 f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.swept

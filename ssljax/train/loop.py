@@ -20,10 +20,14 @@ from ssljax import sweeps
 from ssljax.config import Config
 from ssljax.errors import UserError
 from ssljax.sweeps import Run
+from ssljax.train import execution
 from ssljax.train.checkpoints import Checkpoints
+from ssljax.train.scratch import keep_scratch
 from ssljax.train.step import Data, Program, State, make_program, over_runs
 
 log = logging.getLogger("ssljax")
+
+_RUN = PartitionSpec("run")
 
 
 class Trained(NamedTuple):
@@ -35,6 +39,11 @@ class Trained(NamedTuple):
     hyper: Any
     data: Data
     epoch: int
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices that the runs are laid over."""
+        return self.hyper["seed"].sharding.mesh
 
 
 def resident(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Data:
@@ -62,12 +71,13 @@ def program_of(config: Config, count: int, channels: int) -> Program:
 
 def prepare(config: Config, runs: Sequence[Run], data: Data) -> Trained:
     """The runs of a resolved config before their first step; errors as `program_of`."""
+    keep_scratch()
     program = program_of(config, data.images.shape[0], data.images.shape[-1])
     hyper = sweeps.stack([sweeps.hyper(config, run) for run in runs])
     mesh = _mesh(len(runs))
-    hyper = jax.device_put(hyper, NamedSharding(mesh, PartitionSpec("run")))
+    hyper = jax.device_put(hyper, NamedSharding(mesh, _RUN))
     data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
-    state = jax.jit(over_runs(program.init, (0,)))(hyper)
+    state = jax.jit(_laid_out(over_runs(program.init, (0,)), (0,), mesh))(hyper)
     return Trained(program, tuple(runs), state, hyper, data, 0)
 
 
@@ -80,19 +90,45 @@ def _mesh(runs: int) -> Mesh:
     return jax.make_mesh((count,), ("run",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
 
-def sweep_step(config: Config, program: Program, steps: int) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+def _laid_out(
+    function: Callable[..., Any], axes: tuple[int | None, ...], mesh: Mesh | None, outputs: Any = _RUN
+) -> Any:
+    """A function of many runs whose every device computes its own runs and nothing else.
+
+    Args:
+      function: of many runs, from `over_runs`.
+      axes: 0 for each argument that has a run axis, None for what the runs share.
+      mesh: with the axis "run"; None for the devices that the arguments are on.
+    """
+    if mesh is None or mesh.size == 1:
+        return function
+    specs = tuple(_RUN if axis == 0 else PartitionSpec() for axis in axes)
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_RUN, check_vma=False)
+
+
+def sweep_step(
+    config: Config, program: Program, steps: int, mesh: Mesh | None = None
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """`steps` steps of all runs as one compiled call: (state, hyper, data, order, first step) -> (state, metrics [steps, runs]).
 
-    The state is donated. A program differs in nothing between one run and a hundred but the leading axis.
+    The state is donated. A program differs in nothing between one run and a hundred but the leading axis, which is laid over
+    the devices of the mesh.
     """
-    one = over_runs(program.step, (0, 0, None, 0, None), config.run_axis)
+    axes = (0, 0, None, 0, None)
+
+    def chunk(state: State, hyper: Any, data: Data, order: jax.Array, first: jax.Array) -> Any:
+        if steps == 1:  # no scan: on CPU XLA's convolution inside one leaves its fast path
+            state, metrics = program.step(state, hyper, data, order, first)
+            return state, jax.tree.map(lambda m: m[None], metrics)
+        return jax.lax.scan(lambda s, i: program.step(s, hyper, data, order, first + i), state, jnp.arange(steps))
+
+    # The runs outside, the steps inside: runs that are executed one after another then keep their state for many steps.
+    all_runs = _laid_out(over_runs(chunk, axes, config.run_axis), axes, mesh)
 
     @partial(jax.jit, donate_argnums=0)
     def many(state: State, hyper: Any, data: Data, order: jax.Array, first: jax.Array) -> Any:
-        if steps == 1:  # no scan: on CPU a convolution inside one leaves its fast path
-            state, metrics = one(state, hyper, data, order, first)
-            return state, jax.tree.map(lambda m: m[None], metrics)
-        return jax.lax.scan(lambda s, i: one(s, hyper, data, order, first + i), state, jnp.arange(steps))
+        state, metrics = all_runs(state, hyper, data, order, first)
+        return state, jax.tree.map(jnp.transpose, metrics)
 
     return many
 
@@ -163,10 +199,14 @@ def _epochs(
     progress: bool,
 ) -> State:
     program, runs, state, hyper, data, _ = trained
-    per_call = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 16)
-    steps = {n: sweep_step(config, program, n) for n in {per_call, 1}}
-    order_of = jax.jit(over_runs(program.order, (0, None)))
-    on_epoch = jax.jit(over_runs(program.on_epoch, (0, 0, None), config.run_axis), donate_argnums=0)
+    per_call = execution.steps_per_dispatch(config, program.steps_per_epoch)
+    sizes = (per_call, program.steps_per_epoch % per_call)  # and what is left over of an epoch
+    steps = {n: sweep_step(config, program, n, trained.mesh) for n in sizes if n}
+    order_of = jax.jit(_laid_out(over_runs(program.order, (0, None)), (0, None), trained.mesh))
+    axes = (0, 0, None)
+    on_epoch = jax.jit(
+        _laid_out(over_runs(program.on_epoch, axes, config.run_axis), axes, trained.mesh), donate_argnums=0
+    )
     if start == 0:
         state = fill_memory(config, trained, name)
     alive = np.asarray(state.alive)
@@ -187,7 +227,7 @@ def _epochs(
             order = order_of(hyper, epoch)
             collected, done = [], 0
             while done < program.steps_per_epoch:
-                n = per_call if program.steps_per_epoch - done >= per_call else 1
+                n = min(per_call, program.steps_per_epoch - done)
                 state, metrics = steps[n](state, hyper, data, order, epoch * program.steps_per_epoch + done)
                 collected.append(metrics)
                 done += n
@@ -228,8 +268,9 @@ def fill_memory(config: Config, trained: Trained, name: str) -> State:
     if program.fill is None:
         return state
     log.info("%s: a pass over the images fills the memory of %s", name, config.method)
-    one = jax.jit(over_runs(program.fill, (0, 0, None, 0, None), config.run_axis), donate_argnums=0)
-    order = jax.jit(over_runs(program.order, (0, None)))(hyper, 0)
+    axes = (0, 0, None, 0, None)
+    one = jax.jit(_laid_out(over_runs(program.fill, axes, config.run_axis), axes, trained.mesh), donate_argnums=0)
+    order = jax.jit(_laid_out(over_runs(program.order, (0, None)), (0, None), trained.mesh))(hyper, 0)
     for step in range(program.steps_per_epoch):
         state = one(state, hyper, data, order, step)
     return state

@@ -16,6 +16,7 @@ from ssljax.config import Config
 from ssljax.errors import UserError
 from ssljax.methods import METHODS, Batch, Course, Method, build
 from ssljax.models import backbone
+from ssljax.models.layers import MAPS
 from ssljax.train import optimizers
 
 Tree = Any
@@ -46,11 +47,13 @@ class Data(NamedTuple):
     Attributes:
       images: uint8 or uint16 [n, height, width, channels].
       mean, std: [channels], of the training images scaled to [0, 1].
+      shared: weights that all runs share; () where each has its own.
     """
 
     images: jax.Array
     mean: jax.Array
     std: jax.Array
+    shared: Tree = ()
 
 
 class Program(NamedTuple):
@@ -59,6 +62,7 @@ class Program(NamedTuple):
     Attributes:
       init: hyper -> State.
       order: (hyper, epoch) -> the permutation of the images' indices for that epoch.
+      forward: (state, hyper, data, order, step) -> (loss, its backward pass, what the loss gives beside its value).
       step: (state, hyper, data, order, step) -> (state, metrics).
       on_epoch: (state, hyper, epoch) -> state.
       fill: (state, hyper, data, order, step) -> state whose memory has seen the step's images, weights as they were; None if
@@ -68,6 +72,7 @@ class Program(NamedTuple):
 
     init: Callable[..., State]
     order: Callable[..., jax.Array]
+    forward: Callable[..., tuple[jax.Array, Any, Any]]
     step: Callable[..., tuple[State, dict[str, jax.Array]]]
     on_epoch: Callable[..., State]
     fill: Callable[..., State] | None
@@ -145,14 +150,23 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
     def batch_of(order: jax.Array, step: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(order, (step % steps_per_epoch * config.batch_size,), (config.batch_size,))
 
+    def forward(state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array) -> tuple[jax.Array, Any, Any]:
+        batch = draw(hyper, data, batch_of(order, step), step)
+        key = derive(hyper["seed"], step, LOSS)
+
+        def loss(params: Tree) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
+            return method.loss(params, state.stats, state.memory, batch, hyper, step, key)
+
+        # XLA's CPU compiler finds the second computation equal to the first and merges them: there is nothing to gain.
+        if config.remat == "blocks" and jax.default_backend() != "cpu":
+            loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(MAPS))
+        return jax.vjp(loss, state.params, has_aux=True)
+
     def step(
         state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
-        batch = draw(hyper, data, batch_of(order, step), step)
-        loss_key = derive(hyper["seed"], step, LOSS)
-        (loss, (stats, memory, metrics)), gradients = jax.value_and_grad(method.loss, has_aux=True)(
-            state.params, state.stats, state.memory, batch, hyper, step, loss_key
-        )
+        loss, backward, (stats, memory, metrics) = forward(state, hyper, data, order, step)
+        (gradients,) = backward(jnp.ones_like(loss))
         lr = rate(hyper, step)
         params, optimizer = descend(state, hyper, gradients, lr, step)
         memory = method.update(params, memory, hyper, step)
@@ -195,7 +209,9 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
     def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
         return method.encode(state.params, state.stats, (images - data.mean) / data.std)
 
-    return Program(init, order, step, on_epoch, fill if method.fill else None, encode, steps_per_epoch, total_steps)
+    return Program(
+        init, order, forward, step, on_epoch, fill if method.fill else None, encode, steps_per_epoch, total_steps
+    )
 
 
 def sources(config: Config) -> dict[str, augment.View]:
@@ -238,8 +254,8 @@ def over_runs(function: Callable[..., Any], axes: tuple[int | None, ...], how: s
     Args:
       function: of one run.
       axes: 0 for each argument that has a run axis, None for what the runs share.
-      how: "vmap" batches every operation; "map" runs them one after another in one program (slow on CPU, where
-        convolutions leave their fast path inside a loop); "unroll" writes the program out once a run, which compiles longer.
+      how: "vmap" batches every operation; "map" executes one run after another in one program (on CPU not for XLA's own
+        convolutions, which are slow inside a loop); "unroll" writes the program out once a run, which compiles longer.
     """
     if how == "vmap":
         return jax.vmap(function, in_axes=axes)

@@ -17,7 +17,7 @@ config = ssljax.Config(backbone="vgg11_bn", width=1 / 32, image_size=8, batch_si
                        output_dim=4, method="simclr", transforms="color_inversion", seeds=(1, 2))
 program = pipeline.plan([config])[0]
 trained = pipeline.untrained(program)
-step = loop.sweep_step(program.config, trained.program, 1)
+step = loop.sweep_step(program.config, trained.program, 1, trained.mesh)
 order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
 state, metrics = step(trained.state, trained.hyper, trained.data, order, 0)
 spread = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state.params)}

@@ -1,0 +1,282 @@
+"""Encoders as files: those that are measured without being trained here (`--pretrained`), and trained ones written out."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax import config as config_lib
+from ssljax import sweeps
+from ssljax.config import Config
+from ssljax.data import Dataset
+from ssljax.errors import UserError
+from ssljax.models import backbone, naming, weights
+from ssljax.models.weights import Encoder
+from ssljax.sweeps import Run
+from ssljax.train import loop
+from ssljax.train.loop import Trained
+from ssljax.train.step import INIT, Data, Program, State, derive
+
+log = logging.getLogger("ssljax")
+
+RANDOM = "random"  # in the place of a file: encoders before any training
+
+# Of the red, green and blue of ImageNet's training images in [0, 1], as torchvision and those who publish encoders give them.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Normalisation(NamedTuple):
+    """What images in [0, 1] are normalised by, a value a channel, and whose values these are."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    whose: str
+
+
+def refuse_stages(configs: Sequence[Config], stages: Sequence[str]) -> None:
+    """Raises `UserError` for a stage that encoders from files do not have."""
+    if not any(config.pretrained for config in configs):
+        return
+    if "pretrain" in stages:
+        raise UserError("--pretrained: an encoder from a file is measured, not trained; give --stages=evaluate,report")
+    if "export" in stages:
+        raise UserError("--pretrained: export writes encoders that were trained here; give --stages=evaluate,report")
+
+
+def short_names(files: Iterable[str]) -> dict[str, str]:
+    """A name for each of some files that is a file name too: its stem, with as many folders as tell it from the others."""
+    files = list(dict.fromkeys(files))
+    named = {RANDOM: RANDOM} if RANDOM in files else {}
+    files = [file for file in files if file != RANDOM]
+    paths = {file: Path(file).with_suffix("").parts for file in files}
+    for depth in range(1, max(map(len, paths.values()), default=0) + 1):
+        names = {file: _file_name("-".join(parts[-depth:])) for file, parts in paths.items()}
+        if len(set(names.values())) == len(files):
+            return named | names
+    return named | {file: f"{_file_name(parts[-1])}-{_digest(file.encode())}" for file, parts in paths.items()}
+
+
+def _file_name(text: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.=-]+", "_", text)[-80:].lstrip(".") or "_"
+    # Programs to compare with have these names.
+    return f"file-{name}" if re.match(r"(random|pixels)(-|$)", name) else name
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:7]
+
+
+def settle(given: Config, config: Config) -> tuple[Config, Encoder | None]:
+    """The config with the network that its `pretrained` stands for, and that network from the file; None for `RANDOM`.
+
+    Args:
+      given: the config before `resolve`: what is None in it was not asked for.
+      config: the same one resolved.
+
+    Raises:
+      UserError: no such file, one that holds no encoder of ours, another network than asked for, or a sweep.
+    """
+    if config.sweep:
+        raise UserError("--sweep: an encoder that is not trained (--pretrained) has nothing to sweep")
+    if config.pretrained == RANDOM:
+        return config, None
+    encoder = weights.load(config.pretrained, backbone=given.backbone or "")
+    for name in ("width", "stem"):
+        asked, held = getattr(given, name), getattr(encoder, name)
+        if asked is not None and asked != held and (name != "stem" or _stems(encoder.backbone)):
+            where, what = f"--pretrained={config.pretrained}", f"{encoder.backbone} of {name} {held}"
+            raise UserError(f"{where}: the file holds a {what}, given --{name}={asked}")
+    if given.stem_padding is not None:
+        encoder = encoder._replace(stem_padding=given.stem_padding)
+    network = {name: getattr(encoder, name) for name in _NETWORK}
+    return dataclasses.replace(config, **network), encoder
+
+
+_NETWORK = ("backbone", "width", "stem", "stem_padding")
+
+
+def _stems(name: str) -> bool:
+    """Whether a backbone has more than one stem."""
+    return any(name.startswith(family) for family in naming.STEMS)
+
+
+def refuse_equal(configs: Sequence[Config]) -> None:
+    """Raises `UserError` for encoders that would be measured twice in the same way: a list in a flag of training alone."""
+    seen: dict[str, Config] = {}
+    for config in configs:
+        if not config.pretrained:
+            continue
+        other = seen.setdefault(json.dumps([sweeps.settings(config), config.stem_padding]), config)
+        if other is not config:
+            differing = [n for n, f in config_lib.fields().items() if getattr(other, f.name) != getattr(config, f.name)]
+            raise UserError(f"--{differing[0]}: it changes nothing in an encoder that is not trained; give one value")
+
+
+def check_channels(encoder: Encoder | None, config: Config, dataset: Dataset) -> None:
+    """Raises `UserError` unless the encoder takes the images: as many channels, or three of grey ones."""
+    channels = dataset.splits["train"].images.shape[-1]
+    if encoder is not None and encoder.channels != channels and (encoder.channels, channels) != (3, 1):
+        raise UserError(
+            f"--pretrained={config.pretrained}: the encoder takes images of {_count(encoder.channels)}, "
+            f"{config.dataset} has {channels}"
+        )
+
+
+def _count(channels: int) -> str:
+    return f"{channels} channel{'s' if channels > 1 else ''}"
+
+
+def normalisation(encoder: Encoder, dataset: Dataset) -> Normalisation:
+    """What the encoder's images are normalised by: the file's values, else ImageNet's if it looks trained there, else the data's.
+
+    A file of another project that does not say is taken to be trained on ImageNet unless it has a CIFAR stem or takes
+    images that are not of three channels.
+    """
+    if encoder.mean is not None and encoder.std is not None:
+        return Normalisation(encoder.mean, encoder.std, "the file's")
+    large = encoder.stem == "imagenet" or not _stems(encoder.backbone)
+    if encoder.layout != "ssljax" and large and encoder.channels == 3:
+        return Normalisation(IMAGENET_MEAN, IMAGENET_STD, "ImageNet's")
+    return Normalisation(dataset.mean, dataset.std, "the data set's")
+
+
+def from_file(encoder: Encoder, config: Config, runs: Sequence[Run], dataset: Dataset) -> Trained:
+    """An encoder from a file as runs to be measured, one a seed: they share its weights, and its features are computed once.
+
+    Args:
+      encoder, config: from `settle`.
+      runs: their seeds are the probe's and K-means'.
+      dataset: whose images are seen.
+    """
+    network = _network(config)
+    own = normalisation(encoder, dataset)
+    weights = jax.device_put({"params": encoder.params, "batch_stats": encoder.stats})
+    data = loop.resident(dataset.splits["train"].images, own.mean, own.std)._replace(shared=weights)
+
+    def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
+        images = jnp.broadcast_to(images, (*images.shape[:-1], encoder.channels))  # grey as three equal channels
+        return network.apply(data.shared, (images - data.mean) / data.std, train=False)
+
+    return _measured_only(encode, runs, State((), (), (), (), jnp.ones(len(runs), bool)), data)
+
+
+def untrained(config: Config, runs: Sequence[Run], dataset: Dataset) -> Trained:
+    """Encoders before any training, the initial weights each its seed's own, as runs to be measured."""
+    network = _network(config)
+    images = dataset.splits["train"].images
+    blank = jnp.zeros((1, config.image_size, config.image_size, images.shape[-1]))
+
+    @jax.jit
+    @jax.vmap
+    def init(seed: jax.Array) -> State:
+        key, *_ = jax.random.split(derive(seed, 0, INIT), 3)  # as the encoder of a method without a target
+        variables = network.init(key, blank, train=False)
+        return State(variables["params"], variables.get("batch_stats", {}), (), (), jnp.array(True))
+
+    def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
+        variables = {"params": state.params, "batch_stats": state.stats}
+        return network.apply(variables, (images - data.mean) / data.std, train=False)
+
+    state = init(jnp.array([run.seed for run in runs], jnp.uint32))
+    return _measured_only(encode, runs, state, loop.resident(images, dataset.mean, dataset.std))
+
+
+def _network(config: Config) -> Any:
+    return backbone(
+        config.backbone,
+        width=config.width,
+        stem=config.stem,
+        stem_padding=config.stem_padding,
+        precision=config.precision,
+        convolution=config.convolution,
+    )
+
+
+def _measured_only(encode: Any, runs: Sequence[Run], state: State, data: Data) -> Trained:
+    """Runs of which only features are asked."""
+    functions: dict[str, Any] = dict.fromkeys(Program._fields) | {"encode": encode}
+    return Trained(Program(**functions), tuple(runs), state, {}, data, 0)
+
+
+def describe(encoder: Encoder, config: Config, dataset: Dataset) -> str:
+    """One line on where an encoder comes from, what was recognised in its file, and what its images are normalised by."""
+    parts = [f"{encoder.backbone}, width {encoder.width:g}"]
+    if _stems(encoder.backbone):
+        padding = (
+            f" padded by {encoder.stem_padding}" if encoder.stem == "cifar" and "resnet" in encoder.backbone else ""
+        )
+        parts.append(f"{encoder.stem} stem{padding}")
+    parts.append(_count(encoder.channels))
+    if encoder.channels != dataset.splits["train"].images.shape[-1]:
+        parts.append("grey images repeated to three equal channels")
+    parts.append(f"images normalised by {normalisation(encoder, dataset).whose} mean and deviation")
+    return f"{config.pretrained} ({encoder.layout}): {', '.join(parts)}"
+
+
+def provenance(encoder: Encoder, config: Config, dataset: Dataset) -> dict[str, str]:
+    """What `run.json` keeps of an encoder from a file."""
+    with open(config.pretrained, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": config.pretrained, "sha256": sha256, "description": describe(encoder, config, dataset)}
+
+
+def notes(workdir: Path) -> list[str]:
+    """The sentences of a workdir's page on its encoders from files."""
+    try:
+        found = json.loads((workdir / "run.json").read_text()).get("encoders", {})
+    except (OSError, json.JSONDecodeError):
+        return []
+    return [f"Encoder {each['description']}." for each in found.values()]
+
+
+def export(config: Config, trained: Trained, folder: Path, name: str) -> list[Path]:
+    """Writes the encoder of each run as `folder`/RUN.safetensors under torchvision's names; diverged runs are left out.
+
+    Beside the weights a file says what its images were normalised by, and how it was trained.
+
+    Args:
+      config: resolved.
+      trained: its runs after training.
+      folder: is made if it is not there.
+      name: the program's, for messages.
+
+    Returns:
+      The files, in the order of the runs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mean, std = (tuple(map(float, values)) for values in (trained.data.mean, trained.data.std))
+    losses = [config] if config.second is None else [config, config.second]
+    files = []
+    for i, run in enumerate(trained.runs):
+        file = folder / f"{run.name.replace(',', '_')}.safetensors"
+        if not trained.state.alive[i]:
+            log.warning("%s: run %s diverged and is not exported", name, run.name)
+            file.unlink(missing_ok=True)
+            continue
+        parts = (trained.state.params["backbone"], trained.state.stats["backbone"])
+        params, stats = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), parts)
+        network = {field: getattr(config, field) for field in _NETWORK}
+        encoder = Encoder(
+            **network, channels=trained.data.images.shape[-1], params=params, stats=stats, mean=mean, std=std
+        )
+        about = {
+            "method": " & ".join(loss.method for loss in losses),
+            "transforms": " & ".join(loss.transforms for loss in losses),
+            "dataset": config.dataset,
+            "image_size": config.image_size,
+            "epoch": trained.epoch,
+            "seed": run.seed,
+            **run.swept,
+        }
+        weights.save(file, encoder, notes={key: str(value) for key, value in about.items()})
+        files.append(file)
+    log.info("%s: %d encoders in %s", name, len(files), folder)
+    return files

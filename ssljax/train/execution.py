@@ -1,0 +1,77 @@
+"""How the runs of a program are executed: what `auto` chooses, and where the choice is kept so that a resume keeps it.
+
+The rule follows the measurements in benchmarks/README.md ("The run axis").
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ssljax.config import Config
+from ssljax.errors import UserError
+
+FILE = "execution.json"
+
+# Steps in one call of the device at most. A call costs the same whatever it holds: on two CPU cores some 8 to 11 % of a step of
+# the digits preset. Sixteen leave about 1 % of that and still let progress be seen.
+STEPS = 16
+ENOUGH = 4  # below this the calls cost more than the compilation that an even number saves
+
+
+class Execution(NamedTuple):
+    """What was chosen for one config: how its run axis is executed, and how many runs a program holds at most."""
+
+    run_axis: str
+    runs_per_program: int
+
+
+def run_axis(config: Config) -> str:
+    """The run axis of a resolved config: what is asked for, or the measured rule's choice.
+
+    On CPU `map`: one run alone fills the cores, and several at once only crowd each other out of the caches (a quarter slower
+    with 8 runs). Not so where the convolution is XLA's own, which is slow inside a loop there. On accelerators `vmap`: one small
+    run leaves them empty; nothing has been measured there yet.
+    """
+    if config.run_axis != "auto":
+        return config.run_axis
+    return "map" if jax.default_backend() == "cpu" and config.convolution != "lax" else "vmap"
+
+
+def steps_per_dispatch(config: Config, steps_per_epoch: int) -> int:
+    """Steps in one call of the device: what is asked for, else up to `STEPS`, if possible so many that an epoch is whole calls.
+
+    What is left over of an epoch takes a second compilation. A convolution of XLA's own inside a loop is 40 to 100 times slower
+    on CPU, so there it is one step a call.
+    """
+    if config.steps_per_dispatch:
+        return min(config.steps_per_dispatch, steps_per_epoch)
+    if jax.default_backend() == "cpu" and config.convolution == "lax":
+        return 1
+    whole = max(n for n in range(1, STEPS + 1) if steps_per_epoch % n == 0)
+    return whole if whole >= ENOUGH else min(STEPS, steps_per_epoch)
+
+
+def read(folder: Path) -> dict[str, Execution]:
+    """The choices that the checkpoints in a folder were made with, by the name of the config.
+
+    Raises:
+      UserError: the file is not ours.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    try:
+        return {name: Execution(**values) for name, values in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"{path}: cannot be read ({reason}); it says how these checkpoints' runs are laid out"
+        ) from None
+
+
+def to_json(chosen: dict[str, Execution]) -> str:
+    """The text of the file that `read` reads."""
+    values: dict[str, Any] = {name: one._asdict() for name, one in chosen.items()}
+    return json.dumps(values, indent=2) + "\n"

@@ -1,0 +1,133 @@
+"""How much memory a program will take on the device, estimated from its shapes before anything is compiled."""
+
+import logging
+import math
+from collections import Counter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import sweeps
+from ssljax.config import Config
+from ssljax.errors import UserError
+from ssljax.train.step import Data, Program
+
+log = logging.getLogger("ssljax")
+
+# What a step needs beside what the backward pass keeps: working space of about a fifth of that, and gradients and updates as
+# large as the parameters each. Measured against XLA's own account of compiled steps (benchmarks/README.md, "Memory").
+WORKSPACE, PARAMETERS = 1.2, 2.0
+# The share of the memory that is free that a program may plan with: allocators lose some to gaps, XLA's GPU allocator takes
+# three quarters of the device by default.
+USABLE = {"gpu": 0.9, "cpu": 0.7}
+
+
+class Memory(NamedTuple):
+    """Bytes on the device.
+
+    Attributes:
+      weights: parameters, target, batch statistics and optimiser of one run.
+      memory: what a method carries besides (queue, bank, centre) of one run.
+      activations: what a step of one run keeps for its gradient, with working space.
+      shared: the images, once for all runs.
+    """
+
+    weights: int
+    memory: int
+    activations: int
+    shared: int
+
+    @property
+    def run(self) -> int:
+        """Bytes of one run."""
+        return self.weights + self.memory + self.activations
+
+    def fits(self, available: int, run_axis: str) -> int:
+        """How many runs go into so many bytes; `map` executes one after another, so that activations are there once."""
+        carried, once = self.weights + self.memory, self.activations
+        if run_axis == "map":
+            return max(0, available - self.shared - once) // carried
+        return max(0, available - self.shared) // (carried + once)
+
+    def __str__(self) -> str:
+        parts = (("weights and optimiser", self.weights), ("queue and the like", self.memory))
+        each = ", ".join(f"{name} {_size(n)}" for name, n in (*parts, ("activations", self.activations)))
+        return f"about {_size(self.run)} a run ({each}) and {_size(self.shared)} of images"
+
+
+def estimate(program: Program, config: Config, images: Any) -> Memory:
+    """The memory of a program, from shapes alone: nothing is computed.
+
+    Args:
+      program: from `ssljax.train.step.make_program`.
+      config: resolved.
+      images: the training images, or anything with their shape and dtype.
+    """
+    hyper = jax.eval_shape(lambda: sweeps.hyper(config, sweeps.runs(config)[0]))
+    data = jax.eval_shape(
+        lambda: Data(jnp.zeros(images.shape, images.dtype), jnp.zeros(images.shape[-1]), jnp.zeros(images.shape[-1]))
+    )
+    state = jax.eval_shape(program.init, hyper)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    order = jax.eval_shape(program.order, hyper, step)
+    kept = jax.tree.leaves(jax.eval_shape(lambda *args: program.forward(*args)[1], state, hyper, data, order, step))
+    # Weights that the gradient needs are among what it keeps; they are there anyway.
+    there = Counter((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))
+    own = Counter((leaf.shape, leaf.dtype) for leaf in kept) - there
+    saved = sum(math.prod(shape) * dtype.itemsize * count for (shape, dtype), count in own.items())
+    carried = {name: part for name, part in state.memory.items() if name != "target"} if state.memory else {}
+    memory = _bytes(carried)
+    return Memory(
+        _bytes(state) - memory,
+        memory,
+        round(WORKSPACE * saved + PARAMETERS * _bytes(state.params)),
+        _bytes(data),
+    )
+
+
+def available() -> int:
+    """Bytes that are free for a program on each device: what the device reports, or the machine's free memory."""
+    device = jax.devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return round(USABLE["gpu"] * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
+    with open("/proc/meminfo") as file:
+        free = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file}
+    return round(USABLE["cpu"] * free["MemAvailable"])
+
+
+def runs_that_fit(config: Config, memory: Memory, runs: int) -> int:
+    """How many runs of a config go into one program, all devices together.
+
+    Args:
+      config: resolved, its run axis chosen; its `max_runs_per_program` is kept to.
+      memory: of one of its runs.
+      runs: how many there are.
+
+    Raises:
+      UserError: not even one run fits, or fewer than asked for.
+    """
+    free, devices = available(), 1 if jax.default_backend() == "cpu" else jax.device_count()
+    fitting = memory.fits(free, config.run_axis) * devices
+    if fitting == 0:
+        raise UserError(
+            f"--batch_size: one run takes {memory}; {_size(free)} can be used; give a smaller --batch_size, --image_size or "
+            "--width, or --remat=blocks"
+        )
+    asked = config.max_runs_per_program
+    if min(asked, runs) > fitting:
+        raise UserError(
+            f"--max_runs_per_program: {asked} runs do not fit: {memory}; {_size(free)} can be used; at most {fitting} fit"
+        )
+    if not asked and fitting < runs:
+        log.info("%d runs do not fit into %s: programs of at most %d, one after another", runs, _size(free), fitting)
+    return min(runs, asked or fitting)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
