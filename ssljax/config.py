@@ -158,7 +158,7 @@ class Config:
     # How it runs
     precision: str = _field("float32", str, "compute type of the networks", choices=("float32", "bfloat16"))
     convolution: str = _field(
-        "auto", str, "lax, or patches times a matrix (auto: matmul on CPU)", choices=("auto", "lax", "matmul")
+        "auto", str, "XLA's own, or as matrix products (auto: matmul on CPU)", choices=("auto", "lax", "matmul")
     )
     remat: str = _field(
         "none",

@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import logging
-import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,8 +102,7 @@ def run(
     programs = plan(
         configs,
         trained=bool(set(stages) & {"pretrain", "evaluate"}),
-        kept=execution.read(checkpoints),
-        measured="pretrain" in stages,
+        checkpoints=checkpoints,
     )
     study = Study(workdir, [], [])
     with workdir_lib.claimed(workdir, configs):
@@ -119,28 +118,7 @@ def run(
             for program in {_shown(p): p for p in reversed(programs) if not p.config.pretrained}.values():
                 preview(program, workdir / "figures" / f"views_{program.name}.png")
         for program in programs:
-            folder = workdir / "checkpoints" / program.name
-            if "pretrain" in stages:
-                with _timed(seconds, "pretrain"):
-                    trained = loop.pretrain(
-                        program.config,
-                        untrained(program),
-                        name=program.name,
-                        checkpoints=folder,
-                        metrics_file=workdir / "metrics.jsonl",
-                        tensorboard=workdir / "tensorboard" / program.name,
-                        progress=progress,
-                    )
-            elif program.config.pretrained:
-                if "evaluate" in stages:
-                    trained = _measured_only(program)
-            elif set(stages) & {"evaluate", "export"}:
-                trained = loop.restore(untrained(program), folder, program.config.keep)
-            if "evaluate" in stages:
-                with _timed(seconds, "evaluate"):
-                    _evaluate(program, trained, study)
-            if "export" in stages:
-                encoders.export(program.config, trained, workdir / "encoders" / program.name, program.name)
+            _do(program, stages, study, seconds, progress)
         if "evaluate" in stages:
             with _timed(seconds, "evaluate"):
                 _evaluate_baselines(programs, study)
@@ -161,20 +139,47 @@ def run(
     return study._replace(text=text)
 
 
+def _do(program: Program, stages: Sequence[str], study: Study, seconds: dict[str, float], progress: bool) -> None:
+    """The stages of one program. What it holds on the device is free when this returns, for the next one."""
+    workdir = study.workdir
+    folder = workdir / "checkpoints" / program.name
+    if "pretrain" in stages:
+        with _timed(seconds, "pretrain"):
+            trained = loop.pretrain(
+                program.config,
+                untrained(program),
+                name=program.name,
+                checkpoints=folder,
+                metrics_file=workdir / "metrics.jsonl",
+                tensorboard=workdir / "tensorboard" / program.name,
+                progress=progress,
+            )
+    elif not set(stages) & {"evaluate", "export"}:
+        return
+    elif program.config.pretrained:
+        trained = _measured_only(program)
+    else:
+        trained = loop.restore(untrained(program), folder, program.config.keep)
+    if "evaluate" in stages:
+        with _timed(seconds, "evaluate"):
+            _evaluate(program, trained, study)
+    if "export" in stages:
+        encoders.export(program.config, trained, workdir / "encoders" / program.name, program.name)
+
+
 def plan(
     configs: Sequence[Config],
     *,
     trained: bool = True,
-    kept: Mapping[str, Execution] | None = None,
-    measured: bool = False,
+    checkpoints: Path | None = None,
 ) -> list[Program]:
     """The programs of some configs: names, resolved settings, runs and data, everything checked that can be before training.
 
     Args:
       configs: as given.
       trained: whether the programs are to be trained or measured, so that what this takes is checked too.
-      kept: how checkpoints that exist were made, by the name of a program before it was split; it is kept to.
-      measured: whether to estimate the memory that training takes, say so, and split a sweep that does not fit.
+      checkpoints: where the programs' checkpoints are or will be. What is there keeps to how its runs were laid out; for what is
+        not, the memory is estimated and said, and a sweep that does not fit is split.
 
     Raises:
       UserError: the first thing that is wrong.
@@ -222,20 +227,16 @@ def plan(
             _check_probe(config, dataset)
             images = dataset.splits["train"].images
             functions = loop.program_of(config, len(images), images.shape[-1])
-        before = (kept or {}).get(name)
+        before = _laid_out_before(checkpoints, name, config, len(runs))
         config = dataclasses.replace(config, run_axis=before.run_axis if before else execution.run_axis(config))
-        count = config.max_runs_per_program or len(runs)
-        if before:
-            count = before.runs_per_program
-        elif trained and measured:
+        sizes = before.runs if before else memory.even(len(runs), config.max_runs_per_program)
+        if trained and not before and checkpoints:
             need = memory.estimate(functions, config, images)
             log.info("%s: %s", name, need)
-            count = memory.runs_that_fit(config, need, len(runs))
-        # Programs of one size: what one of them compiles, the others find in the cache.
-        count = math.ceil(len(runs) / math.ceil(len(runs) / count))
-        chunks = [tuple(runs[i : i + count]) for i in range(0, len(runs), count)]
-        for number, chunk in enumerate(chunks):
-            programs.append(Program(name if len(chunks) == 1 else f"{name}~{number}", config, chunk, dataset))
+            sizes = memory.split(config, need, len(runs))
+        for number, (end, size) in enumerate(zip(itertools.accumulate(sizes), sizes)):
+            part = name if len(sizes) == 1 else f"{name}~{number}"
+            programs.append(Program(part, config, tuple(runs[end - size : end]), dataset))
     encoders.refuse_equal(resolved)
     return programs
 
@@ -246,12 +247,26 @@ def _check_probe(config: Config, dataset: Dataset) -> None:
         augment.check(view, dataset.splits["train"].images.shape[-1])
 
 
+def _laid_out_before(checkpoints: Path | None, name: str, config: Config, runs: int) -> Execution | None:
+    """How checkpoints that exist were made; None where there are none of so many runs."""
+    if checkpoints is None:
+        return None
+    kept = execution.read(checkpoints).get(name)
+    if kept is None and ((checkpoints / name).is_dir() or (checkpoints / f"{name}~0").is_dir()):
+        # Made before this was written down: vmap, in parts that were filled up one after another.
+        most = config.max_runs_per_program or runs
+        axis = "vmap" if config.run_axis == "auto" else config.run_axis
+        kept = Execution(axis, tuple(min(most, runs - done) for done in range(0, runs, most)))
+    return kept if kept and sum(kept.runs) == runs else None
+
+
 def _executions(programs: Sequence[Program]) -> dict[str, Execution]:
     """How the runs of each config are laid out, by the name of its programs before they were split."""
     chosen: dict[str, Execution] = {}
     for program in programs:
         base = program.name.partition("~")[0]
-        chosen.setdefault(base, Execution(program.config.run_axis, len(program.runs)))
+        runs = chosen[base].runs if base in chosen else ()
+        chosen[base] = Execution(program.config.run_axis, (*runs, len(program.runs)))
     return chosen
 
 

@@ -76,7 +76,7 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
             value, (new, memory[side], told) = method.loss(
                 part(params, side), part(stats, side), memory[side], mine, values, step, key
             )
-            key = jax.random.fold_in(key, 1)
+            key = jax.random.fold_in(key, 2)  # 1 is what a method's own target takes
             total += hyper["loss_weights"][side] * value
             heads = {k: v for k, v in new.items() if k != ENCODER}
             stats = new if shared_heads else {**stats, ENCODER: new[ENCODER], side: heads}

@@ -13,6 +13,7 @@ from ssljax.config import Config
 from ssljax.errors import UserError
 
 FILE = "execution.json"
+AXES = ("vmap", "map", "unroll")
 
 # Steps in one call of the device at most. A call costs the same whatever it holds: on two CPU cores some 8 to 11 % of a step of
 # the digits preset. Sixteen leave about 1 % of that and still let progress be seen.
@@ -20,11 +21,16 @@ STEPS = 16
 ENOUGH = 4  # below this the calls cost more than the compilation that an even number saves
 
 
+# Pixels of one run's images in one call on CPU at most, so that progress is seen and an interruption is heard within seconds to
+# half a minute whatever the network: 16 steps of the digits preset are a quarter of it.
+PIXELS = 2**20
+
+
 class Execution(NamedTuple):
-    """What was chosen for one config: how its run axis is executed, and how many runs a program holds at most."""
+    """What was chosen for one config: how its run axis is executed, and how many runs each of its programs holds."""
 
     run_axis: str
-    runs_per_program: int
+    runs: tuple[int, ...]
 
 
 def run_axis(config: Config) -> str:
@@ -49,8 +55,16 @@ def steps_per_dispatch(config: Config, steps_per_epoch: int) -> int:
         return min(config.steps_per_dispatch, steps_per_epoch)
     if jax.default_backend() == "cpu" and config.convolution == "lax":
         return 1
-    whole = max(n for n in range(1, STEPS + 1) if steps_per_epoch % n == 0)
-    return whole if whole >= ENOUGH else min(STEPS, steps_per_epoch)
+    most = STEPS
+    if jax.default_backend() == "cpu":
+        most = max(1, min(most, PIXELS // (config.batch_size * config.image_size**2)))
+    whole = max(n for n in range(1, most + 1) if steps_per_epoch % n == 0)
+    return whole if whole >= ENOUGH else min(most, steps_per_epoch)
+
+
+def devices_for(runs: int) -> int:
+    """Over how many devices a program's runs are laid: as many as divide them, so that each holds whole runs."""
+    return max(n for n in range(1, jax.device_count() + 1) if runs % n == 0)
 
 
 def read(folder: Path) -> dict[str, Execution]:
@@ -63,8 +77,14 @@ def read(folder: Path) -> dict[str, Execution]:
     if not path.exists():
         return {}
     try:
-        return {name: Execution(**values) for name, values in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        found = {
+            name: Execution(values["run_axis"], tuple(values["runs"]))
+            for name, values in json.loads(path.read_text()).items()
+        }
+        if not all(one.run_axis in AXES and one.runs and min(one.runs) > 0 for one in found.values()):
+            raise ValueError(f"expected a run axis of {', '.join(AXES)} and numbers of runs")
+        return found
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(
             f"{path}: cannot be read ({reason}); it says how these checkpoints' runs are laid out"

@@ -83,7 +83,7 @@ def prepare(config: Config, runs: Sequence[Run], data: Data) -> Trained:
 
 def _mesh(runs: int) -> Mesh:
     """As many devices as divide the run axis: each holds whole runs and all images."""
-    count = max(n for n in range(1, jax.device_count() + 1) if runs % n == 0)
+    count = execution.devices_for(runs)
     if count < jax.device_count():
         log.info("%d runs on %d of %d devices: their number must divide the runs", runs, count, jax.device_count())
     # Auto: shardings are the compiler's business, not part of the types that `vmap` sees.
@@ -160,6 +160,8 @@ def pretrain(
     try:
         restored = store.restore(trained.state)
         start, state = restored if restored else (0, trained.state)
+        if restored:  # both would not fit where one does
+            jax.tree.map(lambda leaf: leaf.delete(), trained.state)
         _forget_after(metrics_file, name, start)
         if start:
             log.info("%s: resuming after epoch %d of %d", name, start, config.epochs)

@@ -1,8 +1,11 @@
 """How much memory a program will take on the device, estimated from its shapes before anything is compiled."""
 
+import contextlib
 import logging
 import math
+import os
 from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +14,7 @@ import jax.numpy as jnp
 from ssljax import sweeps
 from ssljax.config import Config
 from ssljax.errors import UserError
+from ssljax.train.execution import devices_for
 from ssljax.train.step import Data, Program
 
 log = logging.getLogger("ssljax")
@@ -44,16 +48,20 @@ class Memory(NamedTuple):
         return self.weights + self.memory + self.activations
 
     def fits(self, available: int, run_axis: str) -> int:
-        """How many runs go into so many bytes; `map` executes one after another, so that activations are there once."""
+        """How many runs go into so many bytes.
+
+        `map` executes one after another, so that activations are there once; the states that it has made stand beside those
+        that it goes on to.
+        """
         carried, once = self.weights + self.memory, self.activations
         if run_axis == "map":
-            return max(0, available - self.shared - once) // carried
+            return max(0, available - self.shared - once) // (2 * carried)
         return max(0, available - self.shared) // (carried + once)
 
     def __str__(self) -> str:
         parts = (("weights and optimiser", self.weights), ("queue and the like", self.memory))
-        each = ", ".join(f"{name} {_size(n)}" for name, n in (*parts, ("activations", self.activations)))
-        return f"about {_size(self.run)} a run ({each}) and {_size(self.shared)} of images"
+        each = ", ".join(f"{name} {size_text(n)}" for name, n in (*parts, ("activations", self.activations)))
+        return f"about {size_text(self.run)} a run ({each}) and {size_text(self.shared)} of images"
 
 
 def estimate(program: Program, config: Config, images: Any) -> Memory:
@@ -87,18 +95,23 @@ def estimate(program: Program, config: Config, images: Any) -> Memory:
 
 
 def available() -> int:
-    """Bytes that are free for a program on each device: what the device reports, or the machine's free memory."""
-    device = jax.devices()[0]
-    stats = device.memory_stats() or {}
+    """Bytes that a program may plan with on each device: of what the device reports, or of the machine's or container's memory."""
+    stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return round(USABLE["gpu"] * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    with open("/proc/meminfo") as file:
-        free = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file}
-    return round(USABLE["cpu"] * free["MemAvailable"])
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError):  # pages that hold files are free too; not every system says how many
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        free = next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), free)
+    with contextlib.suppress(OSError, ValueError):  # "max" where a container has no limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - used)
+    return round(USABLE["cpu"] * free)
 
 
-def runs_that_fit(config: Config, memory: Memory, runs: int) -> int:
-    """How many runs of a config go into one program, all devices together.
+def split(config: Config, memory: Memory, runs: int) -> tuple[int, ...]:
+    """How many runs of a config go into each of its programs: as few programs as fit, of sizes as equal as can be.
 
     Args:
       config: resolved, its run axis chosen; its `max_runs_per_program` is kept to.
@@ -108,26 +121,43 @@ def runs_that_fit(config: Config, memory: Memory, runs: int) -> int:
     Raises:
       UserError: not even one run fits, or fewer than asked for.
     """
-    free, devices = available(), 1 if jax.default_backend() == "cpu" else jax.device_count()
-    fitting = memory.fits(free, config.run_axis) * devices
+    free = available()
+    fitting = memory.fits(free, config.run_axis)  # on one device
     if fitting == 0:
         raise UserError(
-            f"--batch_size: one run takes {memory}; {_size(free)} can be used; give a smaller --batch_size, --image_size or "
+            f"--batch_size: one run takes {memory}; {size_text(free)} can be used; give a smaller --batch_size, --image_size or "
             "--width, or --remat=blocks"
         )
-    asked = config.max_runs_per_program
-    if min(asked, runs) > fitting:
+
+    def fits(sizes: tuple[int, ...]) -> bool:
+        return all(size <= fitting * devices_for(size) for size in sizes)
+
+    asked = even(runs, config.max_runs_per_program)
+    if fits(asked):
+        return asked
+    if config.max_runs_per_program:
         raise UserError(
-            f"--max_runs_per_program: {asked} runs do not fit: {memory}; {_size(free)} can be used; at most {fitting} fit"
+            f"--max_runs_per_program: {config.max_runs_per_program} runs do not fit: {memory}; {size_text(free)} can be used; "
+            f"at most {fitting} fit on a device"
         )
-    if not asked and fitting < runs:
-        log.info("%d runs do not fit into %s: programs of at most %d, one after another", runs, _size(free), fitting)
-    return min(runs, asked or fitting)
+    sizes = next(sizes for most in range(runs, 0, -1) if fits(sizes := even(runs, most)))
+    log.info(
+        "%d runs do not fit into %s: %d programs of at most %d, one after another",
+        runs, size_text(free), len(sizes), max(sizes),
+    )  # fmt: skip
+    return sizes
+
+
+def even(runs: int, most: int) -> tuple[int, ...]:
+    """So many runs in parts of at most `most` (0: one part) that differ by one at most, the larger first."""
+    parts = math.ceil(runs / most) if most else 1
+    return tuple(runs // parts + (i < runs % parts) for i in range(parts))
 
 
 def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """So many bytes in words."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,4 +1,4 @@
-"""Convolution as matrix products: each of its three forms, value and gradients, against XLA's own; the pool against scikit-image."""
+"""Convolution as matrix products: its three forms, value and gradients, against XLA's own; the pool against scikit-image."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,10 @@ def test_value_and_gradients_equal_xlas(size, window, stride, pads, form, monkey
     def xlas(x, kernel):
         numbers = ("NHWC", "HWIO", "NHWC")
         return jnp.stack(
-            [jax.lax.conv_general_dilated(*one, (stride, stride), pads, dimension_numbers=numbers) for one in zip(x, kernel)]
+            [
+                jax.lax.conv_general_dilated(*one, (stride, stride), pads, dimension_numbers=numbers)
+                for one in zip(x, kernel)
+            ]
         )
 
     (actual, back), (expected, back_expected) = jax.vjp(ours, x, kernel), jax.vjp(xlas, x, kernel)
@@ -75,7 +78,9 @@ def test_max_pool_equals_block_maxima_and_gives_the_gradient_to_the_maximum():
 def test_max_pool_of_overlapping_windows_equals_flaxs(window, stride, padding, side):
     from flax import linen as nn
 
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, side, side, 3)) - 5, jnp.float32)  # below the zeros of a border
+    x = jnp.asarray(
+        np.random.default_rng(0).normal(size=(2, side, side, 3)) - 5, jnp.float32
+    )  # below the zeros of a border
 
     def flaxs(x):
         return nn.max_pool(x, (window, window), (stride, stride), ((padding, padding),) * 2)
