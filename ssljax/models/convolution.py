@@ -6,6 +6,8 @@ depends on the shapes alone:
 
 * the map has fewer pixels than the kernel (the last stages of a small network): one dense matrix from all input pixels to
   all output pixels, with the kernel's elements at their places; taps that only ever see the border are never multiplied;
+* few channels (the first layer of small images): a row of pixels as one vector, times the banded matrix that a row of the kernel
+  is. Patches of a handful of numbers are too short for vector instructions; the zeros between the bands cost less;
 * stride 1: columns of the kernel as patches, rows as outputs that are added up afterwards. It moves kernel width + kernel
   height copies of a map through memory where whole patches move their product, and memory bounds a small network on CPU;
 * else: patches times a matrix.
@@ -18,12 +20,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax.models.depthwise import depthwise_conv
 
 ConvGeneralDilated = Callable[..., jax.Array]
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Precision = Any
+
+# A row of the kernel that does not fill a vector register (16 float32 with AVX512) is multiplied as a banded matrix, as long as
+# the row of pixels is no wider than this: the zeros multiply the products by the row's width over the kernel's.
+LANES, WIDEST = 16, 32
 
 
 def conv_as_matmul(
@@ -67,7 +74,10 @@ def conv_as_matmul(
     stride_y, stride_x = strides
     if inputs.shape[1] * inputs.shape[2] < kernel.shape[0] * kernel.shape[1]:
         return _dense(inputs, kernel, (stride_y, stride_x), pads, precision)
-    if stride_y == stride_x == 1 and min(kernel.shape[:2]) > 1:
+    single = stride_y == stride_x == 1 and min(kernel.shape[:2]) > 1
+    if single and kernel.shape[1] * kernel.shape[2] < LANES and inputs.shape[2] <= WIDEST:
+        return _banded(inputs, kernel, pads, precision)
+    if single:
         return _columns_and_rows(pads, precision, inputs, kernel)
     return _patches(inputs, kernel, (stride_y, stride_x), pads, precision)
 
@@ -109,6 +119,21 @@ def _dense(
     matrix = jnp.block([[element(i, j, y, x) for y, x in outputs] for i in range(height) for j in range(width)])
     flat = _dot(inputs.reshape(batch, height * width * channels), matrix, precision)
     return flat.reshape(batch, out_height, out_width, features)
+
+
+def _banded(inputs: jax.Array, kernel: jax.Array, pads: Pads, precision: Precision) -> jax.Array:
+    kernel_height, kernel_width, channels, features = kernel.shape
+    padded = jnp.pad(inputs, ((0, 0), *pads, (0, 0)))
+    batch, _, width, _ = padded.shape
+    out_height, out_width = padded.shape[1] - kernel_height + 1, width - kernel_width + 1
+    rows = padded.reshape(batch, -1, width * channels)
+    seen = jnp.concatenate([rows[:, i : i + out_height] for i in range(kernel_height)], axis=-1)
+    # band[a, b, j] is 1 where tap j of the output pixel b is the pixel a of the padded row.
+    taps = np.arange(width)[:, None] - np.arange(out_width)
+    band = (taps[..., None] == np.arange(kernel_width)).astype(kernel.dtype)
+    matrix = jnp.einsum("abj,ijcf->iacbf", band, kernel, precision=jax.lax.Precision.HIGHEST)
+    matrix = matrix.reshape(kernel_height * width * channels, out_width * features)
+    return _dot(seen, matrix, precision).reshape(batch, out_height, out_width, features)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

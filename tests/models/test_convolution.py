@@ -1,4 +1,4 @@
-"""Convolution as matrix products: its three forms, value and gradients, against XLA's own; the pool against scikit-image."""
+"""Convolution as matrix products: its four forms, value and gradients, against XLA's own; the pool against scikit-image."""
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,17 @@ CASES = [
     ((2, 2), (3, 3), 1, ((1, 1), (1, 1)), "_dense"),
     ((2, 2), (3, 3), 2, ((1, 1), (1, 1)), "_dense"),
     ((2, 3), (7, 7), 2, ((3, 3), (3, 3)), "_dense"),
-    ((5, 7), (3, 3), 1, ((1, 1), (1, 1)), "_columns_and_rows"),
-    ((5, 7), (3, 2), 1, ((2, 0), (1, 1)), "_columns_and_rows"),
-    ((6, 6), (5, 5), 1, ((2, 2), (2, 2)), "_columns_and_rows"),
-    ((9, 8), (3, 3), 1, ((0, 0), (0, 0)), "_columns_and_rows"),
-    ((4, 4), (3, 3), 1, ((2, 2), (2, 2)), "_columns_and_rows"),
+    *(
+        (size, window, 1, pads, form)
+        for form in ("_banded", "_columns_and_rows")
+        for size, window, pads in (
+            ((5, 7), (3, 3), ((1, 1), (1, 1))),
+            ((5, 7), (3, 2), ((2, 0), (1, 1))),
+            ((6, 6), (5, 5), ((2, 2), (2, 2))),
+            ((9, 8), (3, 3), ((0, 0), (0, 0))),
+            ((4, 4), (3, 3), ((2, 2), (2, 2))),
+        )
+    ),
     ((8, 8), (3, 3), 2, ((1, 1), (1, 1)), "_patches"),
     ((8, 8), (1, 1), 2, ((0, 0), (0, 0)), "_patches"),
     ((16, 16), (7, 7), 4, ((2, 2), (2, 2)), "_patches"),
@@ -30,13 +36,13 @@ CASES = [
 @pytest.mark.parametrize(("size", "window", "stride", "pads", "form"), CASES)
 def test_value_and_gradients_equal_xlas(size, window, stride, pads, form, monkeypatch):
     taken = []
-    for name in ("_dense", "_columns_and_rows", "_patches"):
+    for name in ("_dense", "_banded", "_columns_and_rows", "_patches"):
         own = getattr(convolution, name)
         monkeypatch.setattr(convolution, name, lambda *a, own=own, name=name: taken.append(name) or own(*a))
     rng = np.random.default_rng(0)
-    runs = 2  # under vmap over runs, as it is used
-    x = jnp.asarray(rng.normal(size=(runs, 3, *size, 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(runs, *window, 3, 4)), jnp.float32)
+    runs, channels = 2, 8 if form == "_columns_and_rows" else 3  # under vmap over runs, as it is used
+    x = jnp.asarray(rng.normal(size=(runs, 3, *size, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(runs, *window, channels, 4)), jnp.float32)
 
     def ours(x, kernel):
         return jax.vmap(lambda x, k: conv_as_matmul(x, k, (stride, stride), pads))(x, kernel)
