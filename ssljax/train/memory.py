@@ -125,8 +125,8 @@ def split(config: Config, memory: Memory, runs: int) -> tuple[int, ...]:
     fitting = memory.fits(free, config.run_axis)  # on one device
     if fitting == 0:
         raise UserError(
-            f"--batch_size: one run takes {memory}; {size_text(free)} can be used; give a smaller --batch_size, --image_size or "
-            "--width, or --remat=blocks"
+            f"--batch_size: not even one run fits: {memory}; {size_text(free)} can be used; give a smaller --batch_size, "
+            "--image_size or --width, or --remat=blocks"
         )
 
     def fits(sizes: tuple[int, ...]) -> bool:

@@ -74,7 +74,7 @@ def test_runs_that_do_not_fit_are_split_or_refused(monkeypatch, caplog):
     with pytest.raises(UserError, match=r"--max_runs_per_program: 5 runs do not fit: .*at most 3 fit"):
         memory.split(config_with(max_runs_per_program=5), need, 10)
     monkeypatch.setattr(memory, "available", lambda: 150)
-    with pytest.raises(UserError, match=r"one run takes about .* can be used"):
+    with pytest.raises(UserError, match=r"not even one run fits: about .* can be used"):
         memory.split(config_with(), need, 10)
 
 
