@@ -111,7 +111,11 @@ def weights_of(params, prefix=""):
 
 @pytest.mark.parametrize(
     "method, network, optimizer",
-    [("mocov2plus", "vgg11_bn", "adam"), ("mocov2plus", "vgg11", "sgd"), ("simclr", "resnet18", "sgd")],
+    [
+        ("mocov2plus", "vgg11_bn", "adam"),
+        pytest.param("mocov2plus", "vgg11", "sgd", marks=pytest.mark.slow),
+        pytest.param("simclr", "resnet18", "sgd", marks=pytest.mark.slow),
+    ],
 )
 def test_three_steps_of_the_peer_are_those_of_ssljax(method, network, optimizer):
     shared = {

@@ -200,8 +200,15 @@ def assert_close(actual, expected, tolerance=1e-4):
 
 # Neither square nor of an even number of pixels at every stage; AlexNet needs 63 px for torchvision's last pool.
 SIZES = {"alexnet": (64, 72)}
+DEEP = (
+    "resnet101",
+    "resnet152",
+)  # the same blocks as ResNet50's, more of them, and minutes to compile where it is cold
 TABLE = [
-    *((name, "imagenet", 1, SIZES.get(name, (36, 44))) for name in models.BACKBONES),
+    *(
+        pytest.param(name, "imagenet", 1, SIZES.get(name, (36, 44)), marks=[pytest.mark.slow] * (name in DEEP))
+        for name in models.BACKBONES
+    ),
     *((name, "cifar", padding, (9, 11)) for name, padding in (("resnet18", 1), ("resnet18", 2), ("resnet50", 1))),
     ("convnext_tiny", "cifar", 1, (18, 22)),
     *((name, "imagenet", 1, (8, 8)) for name in ("resnet18", "vgg11_bn", "convnext_tiny")),

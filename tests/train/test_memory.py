@@ -25,7 +25,7 @@ def estimate_of(config):
     return program, memory.estimate(functions, program.config, images)
 
 
-@pytest.mark.parametrize("axis", ["vmap", "map"])
+@pytest.mark.parametrize("axis", [pytest.param("vmap", marks=pytest.mark.slow), "map"])
 def test_estimate_against_the_arrays_and_xlas_account(tiny, axis):
     runs = 4
     config = tiny(batch_size=64, image_size=16, queue_size=6400, seeds=tuple(range(runs)), run_axis=axis)
