@@ -228,10 +228,13 @@ def plan(
             images = dataset.splits["train"].images
             functions = loop.program_of(config, len(images), images.shape[-1])
         before = _laid_out_before(checkpoints, name, config, len(runs))
-        config = dataclasses.replace(config, run_axis=before.run_axis if before else execution.run_axis(config))
-        sizes = before.runs if before else memory.even(len(runs), config.max_runs_per_program)
-        if trained and not before and checkpoints:
+        need = None
+        if trained and not before and (checkpoints or len(runs) > 1):
             need = memory.estimate(functions, config, images)
+        axis = before.run_axis if before else execution.run_axis(config, need.activations if need else None)
+        config = dataclasses.replace(config, run_axis=axis)
+        sizes = before.runs if before else memory.even(len(runs), config.max_runs_per_program)
+        if need and checkpoints:
             log.info("%s: %s", name, need)
             sizes = memory.split(config, need, len(runs))
         for number, (end, size) in enumerate(zip(itertools.accumulate(sizes), sizes)):

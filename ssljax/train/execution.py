@@ -33,16 +33,26 @@ class Execution(NamedTuple):
     runs: tuple[int, ...]
 
 
-def run_axis(config: Config) -> str:
+# Bytes that the gradient of one run keeps, below which runs are executed at once on CPU: between half a megabyte, where 16 runs
+# at once take half the time of one after another, and 73, where they take longer.
+SMALL = 4 * 2**20
+
+
+def run_axis(config: Config, activations: int | None = None) -> str:
     """The run axis of a resolved config: what is asked for, or the measured rule's choice.
 
-    On CPU `map`: one run alone fills the cores, and several at once only crowd each other out of the caches (a quarter slower
-    with 8 runs). Not so where the convolution is XLA's own, which is slow inside a loop there. On accelerators `vmap`: one small
-    run leaves them empty; nothing has been measured there yet.
+    On CPU `map` where one run alone fills the cores: several at once then only crowd each other out of the caches. Small runs
+    are executed at once, and so are all where the convolution is XLA's own, which is slow inside a loop there. On
+    accelerators `vmap`: one small run leaves them empty; nothing has been measured there yet.
+
+    Args:
+      config: resolved.
+      activations: bytes of one run, see `ssljax.train.memory`; None for not small.
     """
     if config.run_axis != "auto":
         return config.run_axis
-    return "map" if jax.default_backend() == "cpu" and config.convolution != "lax" else "vmap"
+    small = activations is not None and activations < SMALL
+    return "map" if jax.default_backend() == "cpu" and config.convolution != "lax" and not small else "vmap"
 
 
 def steps_per_dispatch(config: Config, steps_per_epoch: int) -> int:

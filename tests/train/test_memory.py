@@ -172,3 +172,12 @@ def test_execution_file_that_is_not_ours_is_one_line(tmp_path):
 def test_steps_in_one_call(steps_per_epoch, asked, convolution, expected):
     config = types.SimpleNamespace(steps_per_dispatch=asked, convolution=convolution, batch_size=64, image_size=16)
     assert execution.steps_per_dispatch(config, steps_per_epoch) == expected
+
+
+def test_small_runs_are_executed_at_once_and_large_ones_one_after_another_on_cpu():
+    auto = types.SimpleNamespace(run_axis="auto", convolution="auto")
+    assert execution.run_axis(auto, activations=500_000) == "vmap"
+    assert execution.run_axis(auto, activations=40_000_000) == "map"
+    lax = types.SimpleNamespace(run_axis="auto", convolution="lax")
+    assert execution.run_axis(lax, activations=40_000_000) == "vmap"
+    assert execution.run_axis(types.SimpleNamespace(run_axis="unroll", convolution="auto"), 1) == "unroll"
