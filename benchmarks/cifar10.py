@@ -47,6 +47,7 @@ from absl import flags as absl_flags
 from ssljax import data, flags, measuring, pipeline, sweeps, workdir
 from ssljax.config import Config, resolve
 from ssljax.errors import UserError
+from ssljax.files import replacing
 from ssljax.methods import METHODS
 from ssljax.report import tables
 from ssljax.train import loop
@@ -86,9 +87,9 @@ def assemble(folder: Path, limit: int) -> Path:
         raise UserError(f"{error.filename}: no such part; `--prepare --data_dir=DIR` writes all {PARTS}") from None
     train, test = slice(0, limit or TRAIN), slice(TRAIN, TRAIN + limit if limit else None)
     arrays = dict(x_train=images[train], y_train=labels[train], x_test=images[test], y_test=labels[test])
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, allow_pickle=False, **arrays)
-    return partial.replace(path)
+    with replacing(path, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    return path
 
 
 def settings(archive: Path, method: str, argv: Sequence[str]) -> Config:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     )
     from ssljax.config import Config
     from ssljax.errors import UserError
-    from ssljax.pipeline import Study, plan, run
+    from ssljax.pipeline import Study, run
+    from ssljax.planning import plan
 
 __version__ = "0.1.0"
 
@@ -33,7 +34,7 @@ _FROM = {
     "Config": "ssljax.config",
     "UserError": "ssljax.errors",
     "Study": "ssljax.pipeline",
-    "plan": "ssljax.pipeline",
+    "plan": "ssljax.planning",
     "run": "ssljax.pipeline",
 }
 _SUBMODULES = (

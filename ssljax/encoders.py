@@ -18,12 +18,12 @@ from ssljax import sweeps
 from ssljax.config import Config
 from ssljax.data import Dataset
 from ssljax.errors import UserError
-from ssljax.models import backbone, naming, weights
+from ssljax.models import naming, weights
 from ssljax.models.weights import Encoder
 from ssljax.sweeps import Run
 from ssljax.train import loop
 from ssljax.train.loop import Trained
-from ssljax.train.step import INIT, Data, Program, State, derive
+from ssljax.train.step import INIT, Data, Program, State, derive, encoder_network
 
 log = logging.getLogger("ssljax")
 
@@ -91,7 +91,7 @@ def settle(given: Config, config: Config) -> tuple[Config, Encoder | None]:
     encoder = weights.load(config.pretrained, backbone=given.backbone or "")
     for name in ("width", "stem"):
         asked, held = getattr(given, name), getattr(encoder, name)
-        if asked is not None and asked != held and (name != "stem" or _stems(encoder.backbone)):
+        if asked is not None and asked != held and (name != "stem" or naming.FAMILIES[encoder.backbone].stems):
             where, what = f"--pretrained={config.pretrained}", f"{encoder.backbone} of {name} {held}"
             raise UserError(f"{where}: the file holds a {what}, given --{name}={asked}")
     if given.stem_padding is not None:
@@ -101,11 +101,6 @@ def settle(given: Config, config: Config) -> tuple[Config, Encoder | None]:
 
 
 _NETWORK = ("backbone", "width", "stem", "stem_padding")
-
-
-def _stems(name: str) -> bool:
-    """Whether a backbone has more than one stem."""
-    return any(name.startswith(family) for family in naming.STEMS)
 
 
 def refuse_equal(configs: Sequence[Config]) -> None:
@@ -142,7 +137,7 @@ def normalisation(encoder: Encoder, dataset: Dataset) -> Normalisation:
     """
     if encoder.mean is not None and encoder.std is not None:
         return Normalisation(encoder.mean, encoder.std, "the file's")
-    large = encoder.stem == "imagenet" or not _stems(encoder.backbone)
+    large = encoder.stem == "imagenet" or not naming.FAMILIES[encoder.backbone].stems
     if encoder.layout != "ssljax" and large and encoder.channels == 3:
         return Normalisation(IMAGENET_MEAN, IMAGENET_STD, "ImageNet's")
     return Normalisation(dataset.mean, dataset.std, "the data set's")
@@ -156,7 +151,7 @@ def from_file(encoder: Encoder, config: Config, runs: Sequence[Run], dataset: Da
       runs: their seeds are the probe's and K-means'.
       dataset: whose images are seen.
     """
-    network = _network(config)
+    network = encoder_network(config)
     own = normalisation(encoder, dataset)
     weights = jax.device_put({"params": encoder.params, "batch_stats": encoder.stats})
     data = loop.resident(dataset.splits["train"].images, own.mean, own.std)._replace(shared=weights)
@@ -170,7 +165,7 @@ def from_file(encoder: Encoder, config: Config, runs: Sequence[Run], dataset: Da
 
 def untrained(config: Config, runs: Sequence[Run], dataset: Dataset) -> Trained:
     """Encoders before any training, the initial weights each its seed's own, as runs to be measured."""
-    network = _network(config)
+    network = encoder_network(config)
     images = dataset.splits["train"].images
     blank = jnp.zeros((1, config.image_size, config.image_size, images.shape[-1]))
 
@@ -189,17 +184,6 @@ def untrained(config: Config, runs: Sequence[Run], dataset: Dataset) -> Trained:
     return _measured_only(encode, runs, state, loop.resident(images, dataset.mean, dataset.std))
 
 
-def _network(config: Config) -> Any:
-    return backbone(
-        config.backbone,
-        width=config.width,
-        stem=config.stem,
-        stem_padding=config.stem_padding,
-        precision=config.precision,
-        convolution=config.convolution,
-    )
-
-
 def _measured_only(encode: Any, runs: Sequence[Run], state: State, data: Data) -> Trained:
     """Runs of which only features are asked."""
     functions: dict[str, Any] = dict.fromkeys(Program._fields) | {"encode": encode}
@@ -209,10 +193,9 @@ def _measured_only(encode: Any, runs: Sequence[Run], state: State, data: Data) -
 def describe(encoder: Encoder, config: Config, dataset: Dataset) -> str:
     """One line on where an encoder comes from, what was recognised in its file, and what its images are normalised by."""
     parts = [f"{encoder.backbone}, width {encoder.width:g}"]
-    if _stems(encoder.backbone):
-        padding = (
-            f" padded by {encoder.stem_padding}" if encoder.stem == "cifar" and "resnet" in encoder.backbone else ""
-        )
+    family = naming.FAMILIES[encoder.backbone]
+    if family.stems:
+        padding = f" padded by {encoder.stem_padding}" if encoder.stem == "cifar" and family.padded else ""
         parts.append(f"{encoder.stem} stem{padding}")
     parts.append(_count(encoder.channels))
     if encoder.channels != dataset.splits["train"].images.shape[-1]:

@@ -15,6 +15,7 @@ from ssljax.errors import UserError
 from ssljax.evaluate import features as extraction
 from ssljax.evaluate.knn import knn_scores
 from ssljax.evaluate.measure import ClassMeasurement, Measurement, classification, clustering_measurements, means
+from ssljax.files import replacing
 from ssljax.models import lpips
 from ssljax.report import tables
 from ssljax.train import probe
@@ -199,7 +200,8 @@ def measure(
                 values = one._asdict()
                 class_rows.append({**shared, "class": values.pop("class_name"), **values})
     artifacts.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(artifacts, allow_pickle=False, **saved)
+    with replacing(artifacts, "wb") as file:
+        np.savez(file, allow_pickle=False, **saved)
     return rows, class_rows
 
 

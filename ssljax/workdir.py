@@ -17,6 +17,7 @@ from ssljax import config as config_lib
 from ssljax import flags, sweeps
 from ssljax.config import Config
 from ssljax.errors import UserError
+from ssljax.files import replacing
 
 
 @contextlib.contextmanager
@@ -85,9 +86,8 @@ def _short(values: list[Any]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with replacing(path) as file:
+        file.write(text)
 
 
 def refuse_other_data(workdir: Path, fingerprints: dict[str, str]) -> dict[str, float]:

@@ -6,12 +6,11 @@ hyper-parameter; per_class.csv has `class` before `metric`.
 
 import csv
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ssljax.errors import UserError
+from ssljax.files import replacing
 
 RUN_COLUMNS = ("run", "seed")
 SETTING_COLUMNS = ("method", "backbone", "dataset", "transforms", "epoch", "evaluation", "target")
@@ -50,21 +49,11 @@ def write_results(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]
 
 
 def write_csv(path: str | os.PathLike[str], columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file through a temporary file beside it, so that a reader never meets half of one."""
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows([_cell(value) for value in line] for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a CSV file whole or not at all."""
+    with replacing(path, encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_cell(value) for value in line] for line in lines)
 
 
 def _cell(value: Any) -> str:

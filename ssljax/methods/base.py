@@ -173,6 +173,16 @@ def freeze_prototypes(params: Tree, step: jax.Array, hyper: Tree, steps_per_epoc
     return {**moves, "prototypes": step >= hyper["freeze_epochs"] * steps_per_epoch}
 
 
+def of_target(key: jax.Array) -> jax.Array:
+    """A step's key for the target's pass: it drops other layers (stochastic depth) than the trained network."""
+    return jax.random.fold_in(key, 1)
+
+
+def of_second_loss(key: jax.Array) -> jax.Array:
+    """A step's key for the second of two losses, whose own target folds it once more."""
+    return jax.random.fold_in(key, 2)
+
+
 def noise_queue(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """A queue before its first key: Gaussian noise on the unit sphere."""
     noise = jax.random.normal(key, shape)

@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 
 from ssljax import losses
-from ssljax.methods.base import TAU, Batch, Course, Method, Tree, move_target, target_of, two_global_views
+from ssljax.methods.base import TAU, Batch, Course, Method, Tree, move_target, of_target, target_of, two_global_views
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
 
@@ -58,7 +58,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         z, stats = net.project(params, stats, batch.views, key)
         (p1, p2), stats = net.predict(params, stats, z)
         target = jax.lax.stop_gradient(memory["target"])
-        (k1, k2), target_stats = net.project(target["params"], target["stats"], batch.views, jax.random.fold_in(key, 1))
+        (k1, k2), target_stats = net.project(target["params"], target["stats"], batch.views, of_target(key))
         memory = {"target": {**target, "stats": target_stats}}
         return losses.byol(p1, k2) + losses.byol(p2, k1), (stats, memory, {})
 

@@ -30,6 +30,7 @@ from ssljax.methods.base import (
     freeze_prototypes,
     move_target,
     multi_crop_views,
+    of_target,
     target_of,
 )
 from ssljax.methods.networks import network, precision, prototypes, scores
@@ -90,9 +91,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         student = scores(z, losses.normalize(params["prototypes"]))
         memory = jax.lax.stop_gradient(memory)
         target, center = memory["target"], memory["center"]
-        z_target, target_stats = net.project(
-            target["params"], target["stats"], batch.views[:2], jax.random.fold_in(key, 1)
-        )
+        z_target, target_stats = net.project(target["params"], target["stats"], batch.views[:2], of_target(key))
         logits = scores(z_target, losses.normalize(target["params"]["prototypes"]))
         sharp = target_temperature(hyper["target_temperature"], step)
         pairs = cross_view_pairs(len(student))

@@ -27,6 +27,7 @@ from ssljax.methods.base import (
     enqueue,
     move_target,
     noise_queue,
+    of_target,
     target_of,
     two_global_views,
 )
@@ -73,7 +74,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         (q1, q2), stats = net.project(params, stats, batch.views, key)
         memory = jax.lax.stop_gradient(memory)
         target, queue, temperature = memory["target"], memory["queue"], hyper["temperature"]
-        keys, target_stats = net.project(target["params"], target["stats"], batch.views, jax.random.fold_in(key, 1))
+        keys, target_stats = net.project(target["params"], target["stats"], batch.views, of_target(key))
         k1, k2 = keys = losses.normalize(keys)
         value = (losses.info_nce(q1, k2, queue[1], temperature) + losses.info_nce(q2, k1, queue[0], temperature)) / 2
         memory = {"target": {**target, "stats": target_stats}, "queue": enqueue(queue, keys, step)}

@@ -25,6 +25,7 @@ from ssljax.methods.base import (
     enqueue,
     move_target,
     noise_queue,
+    of_target,
     target_of,
     two_global_views,
 )
@@ -76,7 +77,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         (p1, p2), stats = net.predict(params, stats, z)
         memory = jax.lax.stop_gradient(memory)
         target, queue = memory["target"], memory["queue"]
-        keys, target_stats = net.project(target["params"], target["stats"], batch.views, jax.random.fold_in(key, 1))
+        keys, target_stats = net.project(target["params"], target["stats"], batch.views, of_target(key))
         k1, k2 = losses.normalize(keys)
         neighbor1, _ = assign.nearest(k1, queue)
         neighbor2, _ = assign.nearest(k2, queue)

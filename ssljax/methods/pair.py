@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssljax.methods.base import Batch, Method, Tree, retarget
+from ssljax.methods.base import Batch, Method, Tree, of_second_loss, retarget
 
 ENCODER = "backbone"
 
@@ -76,7 +76,7 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
             value, (new, memory[side], told) = method.loss(
                 part(params, side), part(stats, side), memory[side], mine, values, step, key
             )
-            key = jax.random.fold_in(key, 2)  # 1 is what a method's own target takes
+            key = of_second_loss(key)
             total += hyper["loss_weights"][side] * value
             heads = {k: v for k, v in new.items() if k != ENCODER}
             stats = new if shared_heads else {**stats, ENCODER: new[ENCODER], side: heads}

@@ -28,6 +28,7 @@ from ssljax.methods.base import (
     enqueue,
     move_target,
     noise_queue,
+    of_target,
     strong_and_weak_views,
     target_of,
 )
@@ -77,7 +78,7 @@ def make(config: Any, backbone: nn.Module, course: Course) -> Method:
         (q,), stats = net.project(params, stats, (strong,), key)
         memory = jax.lax.stop_gradient(memory)
         target, queue = memory["target"], memory["queue"]
-        (k,), target_stats = net.project(target["params"], target["stats"], (weak,), jax.random.fold_in(key, 1))
+        (k,), target_stats = net.project(target["params"], target["stats"], (weak,), of_target(key))
         k = losses.normalize(k)
         value = losses.ressl(q, k, queue, hyper["temperature"], hyper["target_temperature"])
         memory = {"target": {**target, "stats": target_stats}, "queue": enqueue(queue, k, step)}

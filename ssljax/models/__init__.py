@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssljax.errors import UserError, unknown
+from ssljax.models import resnet, vgg
 from ssljax.models.alexnet import AlexNet
 from ssljax.models.convnext import ConvNeXt
 from ssljax.models.convolution import CONVOLUTIONS
 from ssljax.models.heads import MLP, gelu
 from ssljax.models.layers import BN_MOMENTUM, Linear
 from ssljax.models.resnet import ResNet
-from ssljax.models.vgg import PLANS, VGG
+from ssljax.models.vgg import VGG
 
 __all__ = [
     "BACKBONES",
@@ -42,13 +43,9 @@ def _row(module: type[nn.Module], **fixed: Any) -> Callable[..., nn.Module]:
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "alexnet": _row(AlexNet),
     "convnext_tiny": _row(ConvNeXt),
-    "resnet18": _row(ResNet, blocks=(2, 2, 2, 2)),
-    "resnet34": _row(ResNet, blocks=(3, 4, 6, 3)),
-    "resnet50": _row(ResNet, blocks=(3, 4, 6, 3), bottleneck=True),
-    "resnet101": _row(ResNet, blocks=(3, 4, 23, 3), bottleneck=True),
-    "resnet152": _row(ResNet, blocks=(3, 8, 36, 3), bottleneck=True),
-    **{f"vgg{depth}": _row(VGG, plan=plan) for depth, plan in PLANS.items()},
-    **{f"vgg{depth}_bn": _row(VGG, plan=plan, normalise=True) for depth, plan in PLANS.items()},
+    **{f"resnet{depth}": _row(ResNet, blocks=plan, bottleneck=deep) for depth, (plan, deep) in resnet.PLANS.items()},
+    **{f"vgg{depth}": _row(VGG, plan=plan) for depth, plan in vgg.PLANS.items()},
+    **{f"vgg{depth}_bn": _row(VGG, plan=plan, normalise=True) for depth, plan in vgg.PLANS.items()},
 }
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssljax.models.convolution import ConvGeneralDilated
-from ssljax.models.layers import max_pool
+from ssljax.models.layers import max_pool, scaled, torch_bias
 
 # Channels, kernel side, stride and padding of each convolution of torchvision's `alexnet().features`.
 PLAN = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
@@ -34,16 +34,14 @@ class AlexNet(nn.Module):
         del train  # nothing in it differs in training: the dropout of the original sits in the classifier
         x = images
         for layer, (channels, side, stride, padding) in enumerate(PLAN):
-            bound = (side * side * x.shape[-1]) ** -0.5  # torchvision leaves AlexNet with PyTorch's default start
             x = nn.Conv(
-                max(1, round(channels * self.width)),
+                scaled(channels, self.width),
                 (side, side),
                 strides=(stride, stride),
                 padding=padding,
+                # torchvision leaves AlexNet with PyTorch's default start.
                 kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-                bias_init=lambda key, shape, dtype=jnp.float32, bound=bound: jax.random.uniform(
-                    key, shape, dtype, -bound, bound
-                ),
+                bias_init=torch_bias(side * side * x.shape[-1]),
                 dtype=self.dtype,
                 conv_general_dilated=self.conv,
                 name=f"conv{layer}",

@@ -13,6 +13,7 @@ from ssljax.models.layers import between_blocks, scaled
 
 TINY = (3, 3, 9, 3)  # blocks in each stage, and their channels (section 3 of the paper)
 CHANNELS = (96, 192, 384, 768)
+STEMS = {"cifar": 2, "imagenet": 4}  # side of the first kernel
 LAYER_SCALE = 1e-6  # where every residual branch starts (appendix A.1)
 
 # Standard deviation .02 (appendix A.1). The paper's truncation is at +-2, a hundred deviations: none.
@@ -98,7 +99,7 @@ class ConvNeXt(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """[batch, height, width, channels] -> features [batch, 768 x width] in float32."""
         channels = [scaled(count, self.width) for count in CHANNELS]
-        x = patches(images, channels[0], 2 if self.stem == "cifar" else 4, self.conv, self.dtype, "stem")
+        x = patches(images, channels[0], STEMS[self.stem], self.conv, self.dtype, "stem")
         x = layer_norm(self.dtype, "stem_norm")(x)
         growth = self.stochastic_depth / (sum(self.blocks) - 1)
         for stage, count in enumerate(self.blocks):

@@ -48,7 +48,8 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Ar
     return x
 
 
-def _torch_bias(fan_in: int) -> Callable[..., jax.Array]:
+def torch_bias(fan_in: int) -> Callable[..., jax.Array]:
+    """PyTorch's default initialiser of biases: uniform in +-1/sqrt(fan in)."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -69,7 +70,7 @@ class Linear(nn.Module):
             use_bias=self.use_bias,
             dtype=self.dtype,
             kernel_init=self.kernel_init or nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            bias_init=self.bias_init or _torch_bias(x.shape[-1]),
+            bias_init=self.bias_init or torch_bias(x.shape[-1]),
             name="dense",
         )(x)
 

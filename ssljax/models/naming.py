@@ -5,7 +5,7 @@ libraries to torchvision's. Classifiers are no part of an encoder and stand in n
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -99,22 +99,27 @@ def _convnext(blocks: tuple[int, ...]) -> Iterator[Tensor]:
     yield from _layer("classifier.0", "norm", _LAYER_NORM)
 
 
-_FAMILIES: dict[str, Callable[[], Iterator[Tensor]]] = {
-    # He et al., 2016, table 1: blocks in each stage, and whether they are bottlenecks.
-    "resnet18": partial(_resnet, (2, 2, 2, 2), False),
-    "resnet34": partial(_resnet, (3, 4, 6, 3), False),
-    "resnet50": partial(_resnet, (3, 4, 6, 3), True),
-    "resnet101": partial(_resnet, (3, 4, 23, 3), True),
-    "resnet152": partial(_resnet, (3, 8, 36, 3), True),
-    **{f"vgg{depth}": partial(_vgg, plan, False) for depth, plan in vgg.PLANS.items()},
-    **{f"vgg{depth}_bn": partial(_vgg, plan, True) for depth, plan in vgg.PLANS.items()},
-    "alexnet": _alexnet,
-    "convnext_tiny": partial(_convnext, convnext.TINY),
-}
-NAMED = tuple(_FAMILIES)
+class Family(NamedTuple):
+    """What a backbone has from its family.
 
-# Side of the first kernel: which stem that is. Families that are not here have one stem.
-STEMS = {"resnet": {3: "cifar", 7: "imagenet"}, "convnext": {2: "cifar", 4: "imagenet"}}
+    Attributes:
+      tensors: of its encoder.
+      stems: side of the first kernel by stem; {} for one stem.
+      padded: whether the CIFAR stem has a `stem_padding`.
+    """
+
+    tensors: Callable[[], Iterator[Tensor]]
+    stems: Mapping[str, int] = {}
+    padded: bool = False
+
+
+FAMILIES = {
+    **{f"resnet{depth}": Family(partial(_resnet, *plan), resnet.STEMS, True) for depth, plan in resnet.PLANS.items()},
+    **{f"vgg{depth}": Family(partial(_vgg, plan, False)) for depth, plan in vgg.PLANS.items()},
+    **{f"vgg{depth}_bn": Family(partial(_vgg, plan, True)) for depth, plan in vgg.PLANS.items()},
+    "alexnet": Family(_alexnet),
+    "convnext_tiny": Family(partial(_convnext, convnext.TINY), convnext.STEMS),
+}
 
 
 @cache
@@ -122,9 +127,9 @@ def tensors(backbone: str) -> tuple[Tensor, ...]:
     """Every tensor of a backbone's encoder, the first convolution's kernel first.
 
     Args:
-      backbone: one of `NAMED`.
+      backbone: a key of `FAMILIES`.
     """
-    return tuple(_FAMILIES[backbone]())
+    return tuple(FAMILIES[backbone].tensors())
 
 
 # Pattern at the start of a name and what stands for it in torchvision's names; the first that matches counts.

@@ -10,8 +10,17 @@ from flax import linen as nn
 from ssljax.models.convolution import ConvGeneralDilated
 from ssljax.models.layers import batch_norm, between_blocks, kaiming_fan_out, max_pool, scaled
 
+# Table 1 of the paper: residual blocks in each of the four stages, and whether they are bottlenecks.
+PLANS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
 CHANNELS = (64, 128, 256, 512)  # of the four stages' 3x3 convolutions
 EXPANSION = 4  # of a bottleneck's output over its 3x3 convolution
+STEMS = {"cifar": 3, "imagenet": 7}  # side of the first kernel
 
 
 class Block(nn.Module):
@@ -92,10 +101,10 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """[batch, height, width, channels] -> features in float32, [batch, 512 x width], of bottlenecks 2048 x width."""
         channels = [scaled(count, self.width) for count in CHANNELS]
-        small = self.stem == "cifar"
+        small, side = self.stem == "cifar", STEMS[self.stem]
         x = nn.Conv(
             channels[0],
-            (3, 3) if small else (7, 7),
+            (side, side),
             strides=(1, 1) if small else (2, 2),
             padding=self.stem_padding if small else 3,
             use_bias=False,

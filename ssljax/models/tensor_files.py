@@ -8,7 +8,6 @@ import collections
 import json
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from ssljax.errors import UserError
+from ssljax.files import replacing
 
 TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 
@@ -72,22 +72,12 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
     Raises:
       UserError: the file cannot be written.
     """
-    target = Path(path)
     content = safetensors.numpy.save(dict(tensors), {name: json.dumps(value) for name, value in metadata.items()})
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(path, "wb") as file:
+            file.write(content)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

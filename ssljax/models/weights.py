@@ -115,14 +115,14 @@ def load(path: str | os.PathLike[str], *, backbone: str = "", flag: str = "--pre
         missing, left over, of wrong shape or with values that are no finite floats (all of them in one line).
     """
     where = f"{flag}={path}"
-    if backbone and backbone not in naming.NAMED:
-        raise unknown("backbone", backbone, naming.NAMED, "--backbone")
+    if backbone and backbone not in naming.FAMILIES:
+        raise unknown("backbone", backbone, naming.FAMILIES, "--backbone")
     arrays, metadata = tensor_files.read(path, flag=flag)
     notes = _notes(metadata, where)
     layout, prefix = _recognise(arrays, where)
     inside = {name: naming.to_torchvision(name.removeprefix(prefix)) for name in arrays if name.startswith(prefix)}
     source = {torch: name for name, torch in inside.items()}
-    held = max(naming.NAMED, key=lambda name: _likeness(name, source))
+    held = max(naming.FAMILIES, key=lambda name: _likeness(name, source))
     blocks = naming.depths(source)
     described = f"{held} (blocks: {blocks})" if blocks else held
     if backbone and backbone != held:
@@ -142,8 +142,8 @@ def load(path: str | os.PathLike[str], *, backbone: str = "", flag: str = "--pre
     }
     first = found.get(expected[0], np.empty(()))
     channels, side = first.shape[1:3] if first.ndim == 4 else (3, 0)
-    stems = next((stems for family, stems in naming.STEMS.items() if held.startswith(family)), {})
-    stem = stems.get(side, notes.get("stem", "cifar"))
+    family = naming.FAMILIES[held]
+    stem = next((stem for stem, own in family.stems.items() if own == side), notes.get("stem", "cifar"))
     width = _width([(t.channels, array.shape[0]) for t, array in found.items() if t.channels and array.ndim], notes)
     shapes = _shapes(held, width, stem, max(1, channels))
     values: dict[str, Tree] = {"params": {}, "batch_stats": {}}
@@ -160,7 +160,7 @@ def load(path: str | os.PathLike[str], *, backbone: str = "", flag: str = "--pre
         listed = "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in faults.items() if names)
         raise UserError(f"{where}: expected the tensors of an encoder, given nearest to a {described}: {listed}")
 
-    cifar_padding = layout.cifar_padding if held.startswith("resnet") and stem == "cifar" else 1
+    cifar_padding = layout.cifar_padding if family.padded and stem == "cifar" else 1
     return Encoder(
         backbone=held,
         width=width,
@@ -229,7 +229,7 @@ def _notes(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
 
 def _recognise(names: Iterable[str], where: str) -> tuple[Layout, str]:
     """The layout, and the prefix of the encoder's tensors as this file has it."""
-    kernels = {t.torch for backbone in naming.NAMED for t in naming.tensors(backbone) if t.path[-1] == "kernel"}
+    kernels = {t.torch for backbone in naming.FAMILIES for t in naming.tensors(backbone) if t.path[-1] == "kernel"}
     names = list(names)
     for layout in LAYOUTS:
         if layout.beside and not any(re.search(layout.beside, name) for name in names):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssljax.evaluate.clustering import SILHOUETTE_SAMPLE, Clustering, nearest_to_centers
+from ssljax.files import replacing
 from ssljax.report import figures, frame, tables, words
 from ssljax.report.workdir import Artifact, Workdir, read_workdir
 
@@ -93,9 +94,8 @@ def write_page(
     ]
     tables.write_table_csv(study.path / "table.csv", rows, targets, columns)
     target = study.path / "report.html"
-    temporary = target.with_name(".report.html.part")
-    temporary.write_text(frame.page(title, filter(None, sections)), encoding="utf-8")
-    os.replace(temporary, target)
+    with replacing(target, encoding="utf-8") as file:
+        file.write(frame.page(title, filter(None, sections)))
     return target
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ssljax import sweeps
 from ssljax.config import Config
 from ssljax.errors import UserError
+from ssljax.files import replacing
 from ssljax.sweeps import Run
 from ssljax.train import execution
 from ssljax.train.checkpoints import Checkpoints
@@ -90,9 +91,7 @@ def _mesh(runs: int) -> Mesh:
     return jax.make_mesh((count,), ("run",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
 
-def _laid_out(
-    function: Callable[..., Any], axes: tuple[int | None, ...], mesh: Mesh | None, outputs: Any = _RUN
-) -> Any:
+def _laid_out(function: Callable[..., Any], axes: tuple[int | None, ...], mesh: Mesh | None) -> Any:
     """A function of many runs whose every device computes its own runs and nothing else.
 
     Args:
@@ -311,9 +310,8 @@ def _forget_after(path: Path, name: str, epoch: int) -> None:
             continue
         if row["program"] != name or row["epoch"] <= epoch:
             kept.append(line + "\n")
-    partial_file = path.with_suffix(".partial")
-    partial_file.write_text("".join(kept))
-    partial_file.replace(path)
+    with replacing(path) as file:
+        file.writelines(kept)
 
 
 class _Writers:

@@ -22,8 +22,8 @@ log = logging.getLogger("ssljax")
 # What a step needs beside what the backward pass keeps: working space of about a fifth of that, and gradients and updates as
 # large as the parameters each. Measured against XLA's own account of compiled steps (benchmarks/README.md, "Memory").
 WORKSPACE, PARAMETERS = 1.2, 2.0
-# The share of the memory that is free that a program may plan with: allocators lose some to gaps, XLA's GPU allocator takes
-# three quarters of the device by default.
+# The share of the free memory that a program may plan with: a GPU's limit is already XLA's own pool (three quarters of the
+# device by default) and loses some to gaps; a CPU's memory is also the operating system's, the data's and other processes'.
 USABLE = {"gpu": 0.9, "cpu": 0.7}
 
 

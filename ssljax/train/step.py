@@ -91,15 +91,9 @@ def derive(seed: jax.Array, step: jax.Array | int, purpose: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), purpose)
 
 
-def make_program(config: Config, n_images: int, channels: int) -> Program:
-    """The pure functions of one run of a resolved config on a set of `n_images`.
-
-    Raises:
-      UserError: a transform that is not defined for this channel count, or settings that the method refuses.
-    """
-    steps_per_epoch = n_images // config.batch_size
-    total_steps = steps_per_epoch * config.epochs
-    network = backbone(
+def encoder_network(config: Config) -> Any:
+    """The backbone, a flax module, that a resolved config asks for."""
+    return backbone(
         config.backbone,
         width=config.width,
         stem=config.stem,
@@ -108,7 +102,17 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
         convolution=config.convolution,
         stochastic_depth=config.stochastic_depth,
     )
-    method: Method = build(config, network, Course(n_images, steps_per_epoch, total_steps))
+
+
+def make_program(config: Config, n_images: int, channels: int) -> Program:
+    """The pure functions of one run of a resolved config on a set of `n_images`.
+
+    Raises:
+      UserError: a transform that is not defined for this channel count, or settings that the method refuses.
+    """
+    steps_per_epoch = n_images // config.batch_size
+    total_steps = steps_per_epoch * config.epochs
+    method: Method = build(config, encoder_network(config), Course(n_images, steps_per_epoch, total_steps))
     sides = sources(config)
     check_channels(config, channels)
     scale = config.batch_size / 256 if config.lr_scaling == "linear" else 1.0

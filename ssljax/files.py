@@ -1,0 +1,40 @@
+"""Files that appear whole or not at all, so that a reader never meets half of one."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def replacing(
+    path: str | os.PathLike[str], mode: str = "w", *, encoding: str | None = None, newline: str | None = None
+) -> Iterator[IO[Any]]:
+    """Opens a temporary file beside `path` that takes its place when the context ends; after an error `path` is as before.
+
+    The content is on the disk before the name points to it. The permissions are those of any new file.
+
+    Args:
+      path: in a folder that exists; an existing file is replaced.
+      mode: "w" or "wb".
+      encoding: as for `open`.
+      newline: as for `open`.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    target = Path(path)
+    # Not tempfile.mkstemp: its files are private, whatever the umask allows.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open(mode.replace("w", "x"), encoding=encoding, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink()
+        raise

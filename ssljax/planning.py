@@ -1,0 +1,201 @@
+"""Which programs a command is: the names, settings, runs and data of what is trained as one, checked before any of it runs."""
+
+import dataclasses
+import hashlib
+import itertools
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ssljax import augment, data, encoders, measuring, sweeps
+from ssljax import config as config_lib
+from ssljax.config import Config
+from ssljax.data import Dataset
+from ssljax.errors import UserError
+from ssljax.methods import OF_METHODS, reads
+from ssljax.models.weights import Encoder
+from ssljax.report import tables
+from ssljax.sweeps import Run
+from ssljax.train import execution, loop, memory
+from ssljax.train.execution import Execution
+
+log = logging.getLogger("ssljax")
+
+
+class Program(NamedTuple):
+    """Runs that are trained as one: a name that is a file name too, a resolved config, its runs, its data.
+
+    Where they are measured only, `encoder` is what their file holds.
+    """
+
+    name: str
+    config: Config
+    runs: tuple[Run, ...]
+    dataset: Dataset
+    encoder: Encoder | None = None
+
+
+def plan(
+    configs: Sequence[Config],
+    *,
+    trained: bool = True,
+    checkpoints: Path | None = None,
+) -> list[Program]:
+    """The programs of some configs: names, resolved settings, runs and data, everything checked that can be before training.
+
+    Args:
+      configs: as given.
+      trained: whether the programs are to be trained or measured, so that what this takes is checked too.
+      checkpoints: where the programs' checkpoints are or will be. What is there keeps to how its runs were laid out; for what is
+        not, the memory is estimated and said, and a sweep that does not fit is split.
+
+    Raises:
+      UserError: the first thing that is wrong.
+    """
+    resolved = [config_lib.resolve(config) for config in configs]
+    _refuse_without_effect(configs, resolved)
+    for path in {config.targets for config in resolved if config.targets}:
+        tables.read_targets(path)
+    sets: dict[tuple, Dataset] = {}
+    programs: list[Program] = []
+    for name, given, config in zip(_names(resolved), configs, resolved):
+        runs = sweeps.runs(config)
+        for one in runs if not config.pretrained else ():
+            sweeps.hyper(config, one)
+        key = (
+            config.dataset,
+            config.data_dir,
+            config.manual_dir,
+            config.cache_dir,
+            config.validation_fraction,
+            config.resize,
+        )
+        if key not in sets:
+            sets[key] = data.load(
+                config.dataset,
+                data_dir=config.data_dir,
+                manual_dir=config.manual_dir,
+                cache_dir=config.cache_dir,
+                validation_fraction=config.validation_fraction,
+                image_size=config.resize,
+            )
+        dataset = _measured_on(config, sets[key])
+        if config.pretrained:  # nothing that is trained is checked, and nothing split
+            encoder = None
+            if trained:
+                config, encoder = encoders.settle(given, config)
+                measuring.check(config, dataset)
+                encoders.check_channels(encoder, config, dataset)
+                _check_probe(config, dataset)
+            programs.append(Program(name, config, tuple(runs), dataset, encoder))
+            continue
+        if trained:
+            _check_prototypes(config, dataset)
+            measuring.check(config, dataset)
+            _check_probe(config, dataset)
+            images = dataset.splits["train"].images
+            functions = loop.program_of(config, len(images), images.shape[-1])
+        before = _laid_out_before(checkpoints, name, config, len(runs))
+        need = None
+        if trained and not before and (checkpoints or len(runs) > 1):
+            need = memory.estimate(functions, config, images)
+        axis = before.run_axis if before else execution.run_axis(config, need.activations if need else None)
+        config = dataclasses.replace(config, run_axis=axis)
+        sizes = before.runs if before else memory.even(len(runs), config.max_runs_per_program)
+        if need and checkpoints:
+            log.info("%s: %s", name, need)
+            sizes = memory.split(config, need, len(runs))
+        for number, (end, size) in enumerate(zip(itertools.accumulate(sizes), sizes)):
+            part = name if len(sizes) == 1 else f"{name}~{number}"
+            programs.append(Program(part, config, tuple(runs[end - size : end]), dataset))
+    encoders.refuse_equal(resolved)
+    return programs
+
+
+def executions(programs: Sequence[Program]) -> dict[str, Execution]:
+    """How the runs of each config are laid out, by the name of its programs before they were split."""
+    chosen: dict[str, Execution] = {}
+    for program in programs:
+        base = program.name.partition("~")[0]
+        runs = chosen[base].runs if base in chosen else ()
+        chosen[base] = Execution(program.config.run_axis, (*runs, len(program.runs)))
+    return chosen
+
+
+def slug(text: str) -> str:
+    """Text as a file name; one that had to be changed is told apart by its hash."""
+    slug = re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("_")[:32]
+    return slug if slug == text else f"{slug}_{hashlib.sha256(text.encode()).hexdigest()[:7]}"
+
+
+def _check_probe(config: Config, dataset: Dataset) -> None:
+    """Raises unless the probe's transforms are defined for the images."""
+    for view in augment.parse(config.probe_transforms).views:
+        augment.check(view, dataset.splits["train"].images.shape[-1])
+
+
+def _laid_out_before(checkpoints: Path | None, name: str, config: Config, runs: int) -> Execution | None:
+    """How checkpoints that exist were made; None where there are none of so many runs."""
+    if checkpoints is None:
+        return None
+    kept = execution.read(checkpoints).get(name)
+    if kept is None and ((checkpoints / name).is_dir() or (checkpoints / f"{name}~0").is_dir()):
+        # Made before this was written down: vmap, in parts that were filled up one after another.
+        most = config.max_runs_per_program or runs
+        axis = "vmap" if config.run_axis == "auto" else config.run_axis
+        kept = Execution(axis, tuple(min(most, runs - done) for done in range(0, runs, most)))
+    return kept if kept and sum(kept.runs) == runs else None
+
+
+def _refuse_without_effect(given: Sequence[Config], resolved: Sequence[Config]) -> None:
+    """Raises if a setting of methods is given that none of these reads; in a list of methods, one that does is enough."""
+    methods = {c.method: None for one in resolved for c in (one, one.second) if c is not None}
+    read = set().union(*map(reads, methods))
+    for name in OF_METHODS:
+        values = [getattr(config, name) for config in given]
+        if name not in read and values[0] is not None:
+            flag = config_lib.flag_name(config_lib.fields_by_name()[name])
+            raise UserError(f"--{flag}: {values[0]:g} has no effect on {' and '.join(methods)}")
+
+
+def _check_prototypes(config: Config, dataset: Dataset) -> None:
+    """Raises if a clustering method could not tell the classes apart."""
+    classes = max(config.clusters, len(dataset.class_names or ()))
+    for own in (config, config.second):
+        if own is not None and own.prototypes is not None and own.prototypes < classes:
+            raise UserError(
+                f"--prototypes: {own.prototypes} are fewer than the {classes} classes of {config.dataset} that are looked for"
+            )
+
+
+def _measured_on(config: Config, dataset: Dataset) -> Dataset:
+    """The data set with the split that is measured in the place of "test"."""
+    if config.evaluate_on == "test":
+        return dataset
+    if config.evaluate_on not in dataset.splits:
+        raise UserError(
+            f"--evaluate_on: {config.dataset} has no validation images; give --validation_fraction=0.1, say"
+        )
+    return dataset._replace(splits={"train": dataset.splits["train"], "test": dataset.splits[config.evaluate_on]})
+
+
+def _names(configs: Sequence[Config]) -> list[str]:
+    """A name for each program: the values of the static settings in which the programs differ, else the method's."""
+    fields = config_lib.fields().values()
+    differing = [f.name for f in fields if len({getattr(c, f.name) for c in configs}) > 1]
+    # A preset brings values along; the settings that tell programs apart are the ones a user thinks in.
+    thought = ("dataset", "method", "second_method", "backbone", "transforms", "second_transforms")
+    telling = [name for name in thought if name in differing] or differing or ["method"]
+    files = encoders.short_names(c.pretrained for c in configs if c.pretrained)
+    if files:  # the method says nothing about them
+        differing = ["pretrained", *(name for name in differing if name != "pretrained")]
+        telling = ["pretrained", *(name for name in thought if name in differing and name != "method")]
+
+    def names_by(fields: Sequence[str]) -> list[str]:
+        values = [[getattr(c, name) for name in fields] for c in configs]
+        return ["-".join(files.get(v) or slug(str(v) or "none") for v in each) for each in values]
+
+    names = names_by(telling)
+    return names if len(set(names)) == len(names) else names_by(differing)
