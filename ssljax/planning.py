@@ -48,8 +48,8 @@ def plan(
     Args:
       configs: as given.
       trained: whether the programs are to be trained or measured, so that what this takes is checked too.
-      checkpoints: where the programs' checkpoints are or will be. What is there keeps to how its runs were laid out; for what is
-        not, the memory is estimated and said, and a sweep that does not fit is split.
+      checkpoints: where the programs' checkpoints are or will be. Runs that are there stay in the programs that trained them;
+        for those that are not, the memory is estimated and said, and a sweep that does not fit is split.
 
     Raises:
       UserError: the first thing that is wrong.
@@ -97,19 +97,25 @@ def plan(
             _check_probe(config, dataset)
             images = dataset.splits["train"].images
             functions = loop.program_of(config, len(images), images.shape[-1])
-        before = _laid_out_before(checkpoints, name, config, len(runs))
-        need = None
-        if trained and not before and (checkpoints or len(runs) > 1):
-            need = memory.estimate(functions, config, images)
-        axis = before.run_axis if before else execution.run_axis(config, need.activations if need else None)
+        kept = execution.read(checkpoints).get(name) if checkpoints else None
+        parts = {} if kept is None else {part: _named(runs, names) for part, names in kept.programs.items()}
+        new = [run for run in runs if not any(run in held for held in parts.values())]
+        need = memory.estimate(functions, config, images) if trained and new and (checkpoints or len(new) > 1) else None
+        axis = kept.run_axis if kept else execution.run_axis(config, need.activations if need else None)
         config = dataclasses.replace(config, run_axis=axis)
-        sizes = before.runs if before else memory.even(len(runs), config.max_runs_per_program)
+        sizes = memory.even(len(new), config.max_runs_per_program) if new else ()
         if need and checkpoints:
             log.info("%s: %s", name, need)
-            sizes = memory.split(config, need, len(runs))
-        for number, (end, size) in enumerate(zip(itertools.accumulate(sizes), sizes)):
-            part = name if len(sizes) == 1 else f"{name}~{number}"
-            programs.append(Program(part, config, tuple(runs[end - size : end]), dataset))
+            if parts:
+                log.info(
+                    "%s: %d runs are there already; %d are trained beside them", name, len(runs) - len(new), len(new)
+                )
+            sizes = memory.split(config, need, len(new))
+        first = len(parts)
+        for number, (end, size) in enumerate(zip(itertools.accumulate(sizes), sizes), start=first):
+            part = name if (first, len(sizes)) == (0, 1) else f"{name}~{number}"
+            parts[part] = tuple(new[end - size : end])
+        programs += [Program(part, config, held, dataset) for part, held in parts.items()]
     encoders.refuse_equal(resolved)
     return programs
 
@@ -118,9 +124,8 @@ def executions(programs: Sequence[Program]) -> dict[str, Execution]:
     """How the runs of each config are laid out, by the name of its programs before they were split."""
     chosen: dict[str, Execution] = {}
     for program in programs:
-        base = program.name.partition("~")[0]
-        runs = chosen[base].runs if base in chosen else ()
-        chosen[base] = Execution(program.config.run_axis, (*runs, len(program.runs)))
+        one = chosen.setdefault(program.name.partition("~")[0], Execution(program.config.run_axis, {}))
+        one.programs[program.name] = tuple(run.name for run in program.runs)
     return chosen
 
 
@@ -136,17 +141,10 @@ def _check_probe(config: Config, dataset: Dataset) -> None:
         augment.check(view, dataset.splits["train"].images.shape[-1])
 
 
-def _laid_out_before(checkpoints: Path | None, name: str, config: Config, runs: int) -> Execution | None:
-    """How checkpoints that exist were made; None where there are none of so many runs."""
-    if checkpoints is None:
-        return None
-    kept = execution.read(checkpoints).get(name)
-    if kept is None and ((checkpoints / name).is_dir() or (checkpoints / f"{name}~0").is_dir()):
-        # Made before this was written down: vmap, in parts that were filled up one after another.
-        most = config.max_runs_per_program or runs
-        axis = "vmap" if config.run_axis == "auto" else config.run_axis
-        kept = Execution(axis, tuple(min(most, runs - done) for done in range(0, runs, most)))
-    return kept if kept and sum(kept.runs) == runs else None
+def _named(runs: Sequence[Run], names: Sequence[str]) -> tuple[Run, ...]:
+    """Those of the runs that have these names, in the order of the names."""
+    by_name = {run.name: run for run in runs}
+    return tuple(by_name[name] for name in names if name in by_name)
 
 
 def _refuse_without_effect(given: Sequence[Config], resolved: Sequence[Config]) -> None:

@@ -28,7 +28,7 @@ def claimed(workdir: Path, configs: Sequence[Config]) -> Iterator[None]:
 
     Args:
       workdir: the folder.
-      configs: as given, not resolved; the same training settings as when the folder was made.
+      configs: as given, not resolved; the same training settings as when the folder was made, and all of its runs.
 
     Raises:
       UserError: in use by a live process, made for other settings, not writable, or the disk is full (inside the context too).
@@ -62,11 +62,12 @@ def claimed(workdir: Path, configs: Sequence[Config]) -> Iterator[None]:
 
 
 def _refuse_other(workdir: Path, old: Sequence[Config], new: Sequence[Config]) -> None:
-    """Raises unless both lists mean the same training."""
+    """Raises unless both lists mean the same training; the new one may have more seeds, and more values of what is swept."""
 
     def training(configs: Sequence[Config]) -> dict[str, list[Any]]:
         each = [sweeps.settings(config_lib.resolve(config)) for config in configs]
         other = {name for name, field in config_lib.fields().items() if not field.metadata["training"]}
+        other |= {"seeds", "sweep"}
         names = dict.fromkeys(n for values in each for n in values if n.removeprefix("second.") not in other)
         return {name: [values.get(name) for values in each] for name in names}
 
@@ -77,6 +78,12 @@ def _refuse_other(workdir: Path, old: Sequence[Config], new: Sequence[Config]) -
             raise UserError(
                 f"--workdir: {workdir} belongs to a run with --{name}={was}, given --{name}={given}; give another --workdir"
             )
+    runs, asked = ({run.name: None for config in configs for run in sweeps.runs(config)} for configs in (old, new))
+    if lost := [run for run in runs if run not in asked]:
+        raise UserError(
+            f"--workdir: {workdir} holds the run {lost[0]}, which --seeds and --sweep leave out; add to what was given before, "
+            "or give another --workdir"
+        )
 
 
 def _short(values: list[Any]) -> str:

@@ -125,7 +125,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
       rows: results.csv or per_class.csv as read.
 
     Returns:
-      The learned rows in the order of their first appearance, then raw pixels, the untrained encoder, and for
+      The learned rows in the order of their first appearance, those of a sweep by its values, then raw pixels, the untrained encoder, and for
       each data set a row of method "shuffled": the AMI of the learned rows' clusters by chance.
     """
     names = swept_names(rows)
@@ -159,8 +159,15 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     ]
     for setting, pooled in chance.items():
         table.append(Row(setting, {key: stat(v) for key, v in pooled.items()}, ()))
-    order = list(BASELINES)
-    return sorted(table, key=lambda row: -1 if row.learned else order.index(row.setting.method))
+    sweeps = list(dict.fromkeys(row.setting._replace(swept=()) for row in table))
+
+    def place(row: Row) -> tuple[int, int, list[tuple[str, bool, Any]]]:
+        setting = row.setting
+        values = [(name, isinstance(value, str), value) for name, value in setting.swept]
+        kind = -1 if row.learned else list(BASELINES).index(setting.method)
+        return kind, sweeps.index(setting._replace(swept=())), values
+
+    return sorted(table, key=place)
 
 
 def _needs_variant(setting: Setting, programs: Mapping[Setting, set[str]]) -> bool:

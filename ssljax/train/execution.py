@@ -27,10 +27,10 @@ PIXELS = 2**20
 
 
 class Execution(NamedTuple):
-    """What was chosen for one config: how its run axis is executed, and how many runs each of its programs holds."""
+    """What was chosen for one config: how its run axis is executed, and the names of the runs that each of its programs holds."""
 
     run_axis: str
-    runs: tuple[int, ...]
+    programs: dict[str, tuple[str, ...]]
 
 
 # Bytes that the gradient of one run keeps, below which runs are executed at once on CPU: between half a megabyte, where 16 runs
@@ -88,11 +88,12 @@ def read(folder: Path) -> dict[str, Execution]:
         return {}
     try:
         found = {
-            name: Execution(values["run_axis"], tuple(values["runs"]))
+            name: Execution(values["run_axis"], {program: tuple(runs) for program, runs in values["programs"].items()})
             for name, values in json.loads(path.read_text()).items()
         }
-        if not all(one.run_axis in AXES and one.runs and min(one.runs) > 0 for one in found.values()):
-            raise ValueError(f"expected a run axis of {', '.join(AXES)} and numbers of runs")
+        runs = [run for one in found.values() for names in one.programs.values() for run in names or [None]]
+        if not all(one.run_axis in AXES for one in found.values()) or not all(isinstance(run, str) for run in runs):
+            raise ValueError(f"expected a run axis of {', '.join(AXES)} and each program's runs")
         return found
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]

@@ -99,7 +99,10 @@ def test_a_sweep_that_does_not_fit_is_trained_in_parts_and_resumed_so(tiny, tmp_
 
     assert parts() == {"mocov2plus~0", "mocov2plus~1"}
     (kept,) = json.loads((tmp_path / "checkpoints" / execution.FILE).read_text()).values()
-    assert kept == {"run_axis": "unroll", "runs": [2, 1]}
+    assert kept == {
+        "run_axis": "unroll",
+        "programs": {"mocov2plus~0": ["seed=1", "seed=2"], "mocov2plus~1": ["seed=3"]},
+    }
     # With all the memory in the world, checkpoints that exist stay what they are, and are measured so.
     monkeypatch.setattr(memory, "available", lambda: 10**15)
     study = ssljax.run(
@@ -109,14 +112,32 @@ def test_a_sweep_that_does_not_fit_is_trained_in_parts_and_resumed_so(tiny, tmp_
     assert {row["seed"] for row in study.results if row["method"] == "mocov2plus"} == {1, 2, 3}
 
 
-def test_checkpoints_from_before_the_choice_was_written_down_are_gone_on_with(tiny, tmp_path):
-    config = tiny(seeds=(1, 2, 3), max_runs_per_program=2)
-    (tmp_path / "mocov2plus~0").mkdir()
-    programs = pipeline.plan([config], checkpoints=tmp_path)
-    assert [(p.name, len(p.runs), p.config.run_axis) for p in programs] == [
-        ("mocov2plus~0", 2, "vmap"),
-        ("mocov2plus~1", 1, "vmap"),
-    ]
+def test_a_sweep_grows_by_a_seed_and_two_values_and_trains_only_what_is_new(tiny, one_layer, tmp_path):
+    common = dict(method="simclr", backbone=one_layer, evaluations=("knn",), transforms="rotation(degrees=30)")
+    small = tiny(seeds=(1, 2), sweep=("rotation.degrees=0,90",), **common)
+    large = tiny(seeds=(1, 2, 3), sweep=("rotation.degrees=0,45,90,180",), **common)
+    folder, grown = tmp_path / "grown", ("simclr", "simclr~1")
+    ssljax.run(small, folder, stages=("pretrain",), progress=False)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "checkpoints" / "simclr").rglob("*")}
+    study = ssljax.run(large, folder, stages=("pretrain", "evaluate"), progress=False)
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "checkpoints" / "simclr").rglob("*")}
+    assert [len(p.runs) for p in pipeline.plan([large], checkpoints=folder / "checkpoints")] == [4, 8]
+
+    def losses(folder):
+        rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+        found = {(row["run"].partition("/")[2], row["epoch"]): row["loss"] for row in rows}
+        assert len(found) == len(rows) == 12 * 2  # every run's every epoch once
+        return found, {row["program"] for row in rows}
+
+    ssljax.run(large, tmp_path / "at once", stages=("pretrain",), progress=False)
+    (found, programs), (expected, _) = losses(folder), losses(tmp_path / "at once")
+    assert programs == set(grown)
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), rtol=1e-3)
+    rows = {(r["seed"], r["rotation.degrees"]) for r in study.results if r["method"] == "simclr"}
+    assert rows == {(seed, value) for seed in (1, 2, 3) for value in (0, 45, 90, 180)}
+    with pytest.raises(UserError, match=r"holds the run rotation.degrees=0,seed=3, which --seeds and --sweep leave out"):
+        ssljax.run(small, folder, stages=("pretrain",), progress=False)
 
 
 def test_remat_keeps_less_and_gives_the_same_gradient(tiny, monkeypatch):
@@ -150,12 +171,18 @@ def test_what_is_left_over_of_an_epoch_is_trained_too(tiny, one_layer, tmp_path)
 
 
 def test_execution_file_that_is_not_ours_is_one_line(tmp_path):
-    for text in ("[1]", '{"byol": {"run_axis": "foo", "runs": [1]}}', '{"byol": {"run_axis": "map", "runs": [0]}}'):
+    for text in (
+        "[1]",
+        '{"byol": {"run_axis": "foo", "programs": {"byol": ["seed=1"]}}}',
+        '{"byol": {"run_axis": "map", "programs": {"byol": []}}}',
+        '{"byol": {"run_axis": "map", "programs": {"byol": [7]}}}',
+    ):
         (tmp_path / execution.FILE).write_text(text)
         with pytest.raises(UserError, match="cannot be read"):
             execution.read(tmp_path)
-    (tmp_path / execution.FILE).write_text(execution.to_json({"byol": Execution("map", (4, 3))}))
-    assert execution.read(tmp_path) == {"byol": Execution("map", (4, 3))}
+    chosen = {"byol": Execution("map", {"byol": ("seed=1", "seed=2"), "byol~1": ("seed=3",)})}
+    (tmp_path / execution.FILE).write_text(execution.to_json(chosen))
+    assert execution.read(tmp_path) == chosen
 
 
 @pytest.mark.parametrize(
