@@ -1,0 +1,15 @@
+"""What many runs say together: how each class answers to a transformation. Numpy and scipy, from any per_class.csv.
+
+curves        per-class accuracy against a swept value, from rows
+association   correlations of all pairs of classes, opposite pairs
+trend         slope of each class, and the variance that the swept value explains
+chance        the same of permuted accuracies
+bias          all of it for one sweep, what several sweeps share, and the rows of study_*.csv
+superclasses  which class belongs to which superclass
+properties    what is measured of a class's features and images
+groups        class properties against class trends
+advice        the value that suits a group of classes, and its cost to the others
+findings      the papers' claims with verdicts
+
+A module is imported from its own name (`from ssljax.study.bias import bias`).
+"""
