@@ -194,7 +194,8 @@ class Config:
     evaluations: tuple[str, ...] = _field(
         ("linear", "knn", "kmeans"),
         tuple,
-        "what to measure: linear, knn, kmeans, views (how far apart the two views of an image look: LPIPS)",
+        "what to measure: linear, knn, finetune (the whole network trained on the labels), kmeans, views (how far apart the "
+        "two views of an image look: LPIPS), properties (of each class, from features and images)",
         training=False,
     )
     probe_epochs: int = _field(100, int, "epochs of the linear probe", low=1, training=False)
@@ -211,6 +212,12 @@ class Config:
         training=False,
     )
     probe_transforms: str = _field("none", str, "transform set of the linear probe's training images", training=False)
+    finetune_epochs: int = _field(30, int, "epochs of fine-tuning", low=1, training=False)
+    finetune_batch_size: int = _field(256, int, "batch of fine-tuning", low=1, training=False)
+    finetune_learning_rate: float = _field(
+        0.05, float, "learning rate of fine-tuning, times batch/256, x half a cosine to 0", low=0, training=False
+    )
+    finetune_transforms: str = _field(None, str, "transform set of the images of fine-tuning", training=False)
     knn_k: int = _field(20, int, "neighbours of the weighted k-NN", low=1, training=False)
     knn_temperature: float = _field(0.07, float, "temperature of the weighted k-NN", low=1e-6, training=False)
     kmeans_features: str = _field(
@@ -226,6 +233,12 @@ class Config:
     )
     lpips_heads: str = _field(
         "", str, "file of the heads of LPIPS: weights/v0.1/alex.pth of the lpips wheel", training=False
+    )
+    focus: tuple[str, ...] = _field(
+        (), tuple, "classes (or superclasses) that the study of a sweep shows first and advises for", training=False
+    )
+    superclasses: str = _field(
+        "", str, "CSV with columns class, superclass, for the study of a sweep (CIFAR-100 has its own)", training=False
     )
     targets: str = _field("", str, "CSV of published values to print beside the measured ones", training=False)
 
@@ -310,7 +323,7 @@ def _checked_tuple(name: str, flag: str, value: Any) -> tuple:
     return value
 
 
-EVALUATIONS = ("linear", "knn", "kmeans", "views")
+EVALUATIONS = ("linear", "knn", "finetune", "kmeans", "views", "properties")
 
 
 def resolve(config: Config) -> Config:
@@ -338,6 +351,7 @@ def resolve(config: Config) -> Config:
     if config.backbone not in BACKBONES:
         raise unknown("backbone", config.backbone, BACKBONES, "--backbone")
     parse(config.probe_transforms, "--probe_transforms")
+    parse(config.finetune_transforms, "--finetune_transforms")
     if config.pretrained:
         return config  # the rest is about training
     if config.optimizer not in OPTIMIZERS:

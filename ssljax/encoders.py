@@ -154,10 +154,11 @@ def from_file(encoder: Encoder, config: Config, runs: Sequence[Run], dataset: Da
     network = encoder_network(config)
     own = normalisation(encoder, dataset)
     weights = jax.device_put({"params": encoder.params, "batch_stats": encoder.stats})
-    data = loop.resident(dataset.splits["train"].images, own.mean, own.std)._replace(shared=weights)
+    # A value for each channel that the network takes: normalised by them, grey images have as many, all equal.
+    mean, std = (np.broadcast_to(values, encoder.channels).tolist() for values in (own.mean, own.std))
+    data = loop.resident(dataset.splits["train"].images, mean, std)._replace(shared=weights)
 
     def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
-        images = jnp.broadcast_to(images, (*images.shape[:-1], encoder.channels))  # grey as three equal channels
         return network.apply(data.shared, (images - data.mean) / data.std, train=False)
 
     return _measured_only(encode, runs, State((), (), (), (), jnp.ones(len(runs), bool)), data)
@@ -174,10 +175,11 @@ def untrained(config: Config, runs: Sequence[Run], dataset: Dataset) -> Trained:
     def init(seed: jax.Array) -> State:
         key, *_ = jax.random.split(derive(seed, 0, INIT), 3)  # as the encoder of a method without a target
         variables = network.init(key, blank, train=False)
-        return State(variables["params"], variables.get("batch_stats", {}), (), (), jnp.array(True))
+        params, stats = variables["params"], variables.get("batch_stats", {})
+        return State({"backbone": params}, {"backbone": stats}, (), (), jnp.array(True))
 
     def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
-        variables = {"params": state.params, "batch_stats": state.stats}
+        variables = {"params": state.params["backbone"], "batch_stats": state.stats["backbone"]}
         return network.apply(variables, (images - data.mean) / data.std, train=False)
 
     state = init(jnp.array([run.seed for run in runs], jnp.uint32))

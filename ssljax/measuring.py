@@ -1,7 +1,8 @@
 """One program's measurements: features, the evaluations that were asked for, and rows for the two result tables."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ssljax import augment
 from ssljax.config import Config
 from ssljax.data import Dataset
 from ssljax.errors import UserError
@@ -18,7 +20,8 @@ from ssljax.evaluate.measure import ClassMeasurement, Measurement, classificatio
 from ssljax.files import replacing
 from ssljax.models import lpips
 from ssljax.report import tables
-from ssljax.train import probe
+from ssljax.study import properties
+from ssljax.train import finetune, probe
 from ssljax.train.loop import Trained
 
 log = logging.getLogger("ssljax")
@@ -32,6 +35,7 @@ class Representation(NamedTuple):
       names, seeds, swept: one entry a run.
       columns: method, backbone, transforms and epoch, as in the tables.
       trained: the runs themselves, for a probe that transforms its images; None for what has no encoder.
+      validation: float32 [runs, n, dim] of the labelled validation images; None where the data set has none.
     """
 
     train: np.ndarray
@@ -41,6 +45,7 @@ class Representation(NamedTuple):
     swept: tuple[dict[str, float], ...]
     columns: dict[str, Any]
     trained: Trained | None
+    validation: np.ndarray | None = None
 
 
 def check(config: Config, dataset: Dataset) -> None:
@@ -55,7 +60,7 @@ def check(config: Config, dataset: Dataset) -> None:
     if test is None or not len(test.images):
         raise UserError(f"--evaluations: {config.dataset} has no test images to measure on; give --evaluations= (none)")
     for name in config.evaluations:
-        if name in ("linear", "knn") and (test.labels is None or dataset.splits["train"].labels is None):
+        if name in ("linear", "knn", "finetune") and (test.labels is None or dataset.splits["train"].labels is None):
             raise UserError(f"--evaluations: {name} needs labels and {config.dataset} has none; kmeans works without")
     if "kmeans" in config.evaluations:
         count = config.clusters or len(dataset.class_names or ())
@@ -66,9 +71,19 @@ def check(config: Config, dataset: Dataset) -> None:
         if count > len(test.images):
             raise UserError(f"--clusters: {count} is more than the {len(test.images)} test images of {config.dataset}")
 
+    if "finetune" in config.evaluations:
+        for view in augment.parse(config.finetune_transforms).views:
+            try:
+                augment.check(view, test.images.shape[-1])
+            except UserError as error:
+                raise UserError(f"--finetune_transforms={config.finetune_transforms}: {error}") from None
     if "views" in config.evaluations:
         lpips.check_channels(test.images.shape[-1], f"--evaluations: views of {config.dataset}")
         _lpips_weights(config)
+    if "properties" in config.evaluations:
+        if dataset.splits["train"].labels is None:
+            raise UserError(f"--evaluations: properties are of classes and {config.dataset} has no labels")
+        properties.check_installed()
 
 
 LPIPS_NOTE = (
@@ -108,11 +123,13 @@ def _lpips_weights(config: Config) -> lpips.Weights | None:
 
 def represent(config: Config, trained: Trained, dataset: Dataset, program: str) -> Representation | None:
     """The features of a trained program, without the runs that diverged; None when all did."""
-    train, test = (
-        extraction.extract(trained, dataset.splits[split].images, image_size=config.image_size)
-        for split in ("train", "test")
-    )
-    sound = np.asarray(trained.state.alive) & np.isfinite(train).all((1, 2)) & np.isfinite(test).all((1, 2))
+    features = {
+        split: extraction.extract(trained, dataset.splits[split].images, image_size=config.image_size)
+        for split in ("train", *held_out(dataset))
+    }
+    sound = np.asarray(trained.state.alive)
+    for each in features.values():
+        sound = sound & np.isfinite(each).all((1, 2))
     for run in (run for run, good in zip(trained.runs, sound) if not good):
         log.warning("%s: run %s diverged and is left out of the tables", program, run.name)
     if not sound.any():
@@ -120,16 +137,24 @@ def represent(config: Config, trained: Trained, dataset: Dataset, program: str) 
     if not sound.all():
         state, hyper = jax.tree.map(lambda leaf: leaf[sound], (trained.state, trained.hyper))
         runs = tuple(run for run, good in zip(trained.runs, sound) if good)
-        trained, train, test = trained._replace(state=state, hyper=hyper, runs=runs), train[sound], test[sound]
+        trained = trained._replace(state=state, hyper=hyper, runs=runs)
+        features = {split: each[sound] for split, each in features.items()}
     return Representation(
-        train,
-        test,
+        features["train"],
+        features["test"],
         tuple(f"{program}/{run.name}" for run in trained.runs),
         tuple(run.seed for run in trained.runs),
         tuple(run.swept for run in trained.runs),
         {**columns(config), "epoch": trained.epoch},
         trained,
+        features.get("validation"),
     )
+
+
+def held_out(dataset: Dataset) -> tuple[str, ...]:
+    """The splits that classifiers are measured on: test, and validation where it is there and labelled."""
+    validation = dataset.splits.get("validation")
+    return ("test",) if validation is None or validation.labels is None else ("test", "validation")
 
 
 def columns(config: Config) -> dict[str, Any]:
@@ -155,7 +180,8 @@ def pixels(dataset: Dataset, seeds: Sequence[int], program: str) -> Representati
 
     columns = {"method": "pixels", "backbone": "", "transforms": "", "epoch": 0}
     names = tuple(f"{program}/seed={seed}" for seed in seeds)
-    return Representation(flat("train"), flat("test"), names, tuple(seeds), ({},) * len(seeds), columns, None)
+    train, test, *validation = map(flat, ("train", *held_out(dataset)))
+    return Representation(train, test, names, tuple(seeds), ({},) * len(seeds), columns, None, *validation)
 
 
 Measured = tuple[Sequence[Measurement], Sequence[ClassMeasurement]]
@@ -206,26 +232,79 @@ def measure(
 
 
 def _linear(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
-    names, (train_labels, test_labels) = _classes(dataset)
-    features, test_features = _probe_features(config, shown)
+    features, held = _probe_features(config, shown)
     head = probe.fit(
         features,
-        train_labels,
+        np.asarray(dataset.splits["train"].labels),
         np.asarray(shown.seeds),
-        n_classes=len(names),
+        n_classes=len(dataset.class_names or ()),
         dim=shown.train.shape[-1],
         epochs=config.probe_epochs,
         batch_size=config.probe_batch_size,
         learning_rate=config.probe_learning_rate,
     )
-    return [classification("linear", s, test_labels, names) for s in probe.scores(head, test_features)], {}
+    return _classified("linear", dataset, {split: probe.scores(head, each) for split, each in held.items()}), {}
 
 
 def _knn(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
-    names, (train_labels, test_labels) = _classes(dataset)
-    votes = partial(knn_scores, k=config.knn_k, temperature=config.knn_temperature, n_classes=len(names))
-    pairs = zip(shown.train, shown.test)
-    return [classification("knn", votes(x, train_labels, y), test_labels, names) for x, y in pairs], {}
+    votes = partial(
+        knn_scores,
+        k=config.knn_k,
+        temperature=config.knn_temperature,
+        n_classes=len(dataset.class_names or ()),
+    )
+    labels = np.asarray(dataset.splits["train"].labels)
+    scores = {
+        split: [votes(train, labels, each) for train, each in zip(shown.train, features)]
+        for split, features in _held_features(shown).items()
+    }
+    return _classified("knn", dataset, scores), {}
+
+
+def _finetune(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
+    measured: list[Measured] = [((), ())] * len(shown.names)
+    if shown.trained is None:
+        return measured, {}  # raw pixels have no network
+    tuned = finetune.fit(
+        config,
+        shown.trained,
+        np.asarray(dataset.splits["train"].labels),
+        n_classes=len(dataset.class_names or ()),
+        name=shown.names[0].partition("/")[0],
+        progress=log.isEnabledFor(logging.INFO),
+    )
+    scores = {
+        split: extraction.extract(tuned, dataset.splits[split].images, image_size=config.image_size)
+        for split in held_out(dataset)
+    }
+    sound = np.asarray(tuned.state.alive)
+    for each in scores.values():
+        sound = sound & np.isfinite(each).all((1, 2))
+    for name in (name for name, good in zip(shown.names, sound) if not good):
+        log.warning("%s: diverged in fine-tuning and has no such rows", name)
+    rows = _classified("finetune", dataset, {split: each[sound] for split, each in scores.items()})
+    for i, of_run in zip(np.flatnonzero(sound), rows):
+        measured[i] = of_run
+    return measured, {}
+
+
+def _classified(
+    evaluation: str, dataset: Dataset, scores: Mapping[str, Sequence[np.ndarray] | np.ndarray]
+) -> list[Measured]:
+    """Rows of a classifier, one entry a run: `linear` on the test images, `linear@validation` where there are any.
+
+    Args:
+      evaluation: as in the tables.
+      dataset: with labels of every split in `scores`.
+      scores: of "test" and perhaps "validation": one array [n, n_classes] a run.
+    """
+    measured: list[Measured] = [([], [])] * len(scores["test"])
+    for split, of_runs in scores.items():
+        name, labels = evaluation if split == "test" else f"{evaluation}@{split}", dataset.splits[split].labels
+        for i, each in enumerate(of_runs):
+            rows, by_class = classification(name, each, np.asarray(labels), dataset.class_names or ())
+            measured[i] = ([*measured[i][0], *rows], [*measured[i][1], *by_class])
+    return measured
 
 
 def _kmeans(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
@@ -263,25 +342,61 @@ def _views(config: Config, dataset: Dataset, shown: Representation) -> tuple[lis
     return measured, {}
 
 
+def _properties(
+    config: Config, dataset: Dataset, shown: Representation
+) -> tuple[list[Measured], dict[str, np.ndarray]]:
+    train, names = dataset.splits["train"], dataset.class_names or ()
+    labels = np.asarray(train.labels)
+    if shown.trained is None:  # raw pixels: the images' own properties, the same for every seed
+        of_runs = [properties.of_images(train.images, labels, names)] * len(shown.names)
+    else:
+        of_runs = []
+        told = time.monotonic()
+        for i, features in enumerate(shown.train):
+            if time.monotonic() - told > 15:
+                log.info("class properties: %d of %d runs", i, len(shown.names))
+                told = time.monotonic()
+            of_runs.append(properties.of_features(features, labels, names))
+    measured: list[Measured] = [
+        (
+            (),
+            [
+                ClassMeasurement("properties", "label", name, metric, float(value))
+                for metric, values in found.items()
+                for name, value in zip(names, values)
+                if np.isfinite(value)
+            ],
+        )
+        for found in of_runs
+    ]
+    return measured, {}
+
+
 # In the order of the tables. A new evaluation is a function and a row (and its name in config.EVALUATIONS).
-_EVALUATE = {"linear": _linear, "knn": _knn, "kmeans": _kmeans, "views": _views}
+_EVALUATE = {
+    "linear": _linear,
+    "knn": _knn,
+    "finetune": _finetune,
+    "kmeans": _kmeans,
+    "views": _views,
+    "properties": _properties,
+}
 
 
-def _classes(dataset: Dataset) -> tuple[Sequence[str], tuple[np.ndarray, np.ndarray]]:
-    """Class names, and the labels of both splits; `check` has refused data without them."""
-    splits = dataset.splits
-    return dataset.class_names or (), (np.asarray(splits["train"].labels), np.asarray(splits["test"].labels))
+def _held_features(shown: Representation) -> dict[str, np.ndarray]:
+    """Features of the images that classifiers are measured on, by split."""
+    return {"test": shown.test, **({} if shown.validation is None else {"validation": shown.validation})}
 
 
-def _probe_features(config: Config, shown: Representation) -> tuple[Any, np.ndarray]:
-    """What the probe trains on, and the test features that go with it."""
+def _probe_features(config: Config, shown: Representation) -> tuple[Any, dict[str, np.ndarray]]:
+    """What the probe trains on, and the features of the images that it is measured on, by split."""
     mean, scale = np.zeros(1, np.float32), np.ones(1, np.float32)
     if config.probe_features == "standardized":
         mean = shown.train.mean(axis=1, keepdims=True)
         deviation = shown.train.std(axis=1, keepdims=True)
         scale = np.where(deviation > 0, deviation, 1).astype(np.float32)
-    test = (shown.test - mean) / scale
+    held = {split: (features - mean) / scale for split, features in _held_features(shown).items()}
     if config.probe_transforms == "none" or shown.trained is None:
-        return (shown.train - mean) / scale, test
+        return (shown.train - mean) / scale, held
     draw = extraction.transformed(shown.trained, config.probe_transforms, config.image_size)
-    return lambda index, keys: (draw(index, keys) - mean) / scale, test
+    return lambda index, keys: (draw(index, keys) - mean) / scale, held

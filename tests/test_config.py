@@ -29,6 +29,8 @@ def test_every_field_is_a_flag_and_reads_back():
                 "seeds": ("3,4", (3, 4)), "evaluations": ("knn", ("knn",)),
                 "sweep": ("temperature=1:2:3", ("temperature=1:2:3",)), "set": ("momentum=0.5", ("momentum=0.5",)),
             }[field.name]  # fmt: skip
+        elif kind is tuple:
+            text, expected = "cat,dog", ("cat", "dog")
         elif kind is str:
             text = expected = choices[-1] if choices else "other"
         else:

@@ -270,7 +270,7 @@ def test_each_seed_of_a_random_encoder_has_its_own_weights(tiny):
     network = backbone("vgg11_bn", width=1 / 32)
     seen = (images / np.float32(255) - program.dataset.mean) / program.dataset.std
     for i in range(2):
-        own = {"params": trained.state.params, "batch_stats": trained.state.stats}
+        own = {"params": trained.state.params["backbone"], "batch_stats": trained.state.stats["backbone"]}
         expected = network.apply(jax.tree.map(lambda leaf, i=i: leaf[i], own), seen.astype(np.float32), train=False)
         np.testing.assert_allclose(ours[i], expected, rtol=1e-4, atol=1e-5)
 

@@ -58,6 +58,8 @@ METHODS: dict[str, ModuleType] = {
     "vicreg": vicreg,
 }
 
+# What the papers' code trains its probes under.
+_CROP_AND_FLIP = "random_resized_crop(area_low=0.08,area_high=1.0)+horizontal_flip(probability=0.5)"
 _SCHEDULE = dict(warmup_epochs=10, warmup_learning_rate=3e-5, min_learning_rate=0.0)  # solo-learn's
 
 # What a preset says for every method; a method's own PRESETS row goes over it. A row "preset@data set" goes over the
@@ -67,18 +69,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     # written. Momentum and schedule are our choice (solo-learn's).
     "paper": dict(
         transforms="cifar", optimizer="sgd", lr_scaling="none", epochs=1000, batch_size=512, backbone="resnet18",
-        width=1.0, image_size=32, stem="cifar", stem_padding=1, probe_features="raw", **_SCHEDULE,
+        width=1.0, image_size=32, stem="cifar", stem_padding=1, probe_features="raw",
+        finetune_transforms=_CROP_AND_FLIP, **_SCHEDULE,
     ),
     # Section D.1, last lines: four methods.
     "paper@imagenet100": dict(batch_size=128, epochs=400, image_size=224, stem="imagenet"),
     # Section D.2: two methods. Warm-up is our choice.
     "paper@mnist": dict(
         transforms="mnist_first", optimizer="adam", batch_size=32, epochs=250, backbone="vgg11",
+        finetune_transforms="none",
     ),
     # solo-learn's CIFAR files.
     "solo": dict(
         optimizer="lars_solo", lr_scaling="linear", epochs=1000, batch_size=256, backbone="resnet18", width=1.0,
-        image_size=32, stem="cifar", stem_padding=2, probe_features="raw", **_SCHEDULE,
+        image_size=32, stem="cifar", stem_padding=2, probe_features="raw", finetune_transforms=_CROP_AND_FLIP, **_SCHEDULE,
     ),
     # Ours: scikit-learn's digits within minutes on two CPU cores. Learning rate, batch, epochs, temperature and width of the
     # networks were chosen on a validation part of the training images, the same for every method. VGG11 has batch
@@ -87,7 +91,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits": dict(
         transforms="mnist_first", optimizer="adam", lr_scaling="none", learning_rate=1e-3, weight_decay=1e-4, epochs=60,
         batch_size=64, backbone="vgg11_bn", width=0.25, image_size=16, stem="cifar", stem_padding=1, probe_features="standardized",
-        hidden_dim=128, output_dim=64, **{**_SCHEDULE, "warmup_epochs": 2},
+        finetune_transforms="none", hidden_dim=128, output_dim=64, **{**_SCHEDULE, "warmup_epochs": 2},
     ),
 }  # fmt: skip
 

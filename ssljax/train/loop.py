@@ -75,14 +75,14 @@ def prepare(config: Config, runs: Sequence[Run], data: Data) -> Trained:
     keep_scratch()
     program = program_of(config, data.images.shape[0], data.images.shape[-1])
     hyper = sweeps.stack([sweeps.hyper(config, run) for run in runs])
-    mesh = _mesh(len(runs))
+    mesh = mesh_of(len(runs))
     hyper = jax.device_put(hyper, NamedSharding(mesh, _RUN))
     data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
-    state = jax.jit(_laid_out(over_runs(program.init, (0,)), (0,), mesh))(hyper)
+    state = jax.jit(laid_out(over_runs(program.init, (0,)), (0,), mesh))(hyper)
     return Trained(program, tuple(runs), state, hyper, data, 0)
 
 
-def _mesh(runs: int) -> Mesh:
+def mesh_of(runs: int) -> Mesh:
     """As many devices as divide the run axis: each holds whole runs and all images."""
     count = execution.devices_for(runs)
     if count < jax.device_count():
@@ -91,7 +91,7 @@ def _mesh(runs: int) -> Mesh:
     return jax.make_mesh((count,), ("run",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
 
-def _laid_out(function: Callable[..., Any], axes: tuple[int | None, ...], mesh: Mesh | None) -> Any:
+def laid_out(function: Callable[..., Any], axes: tuple[int | None, ...], mesh: Mesh | None) -> Any:
     """A function of many runs whose every device computes its own runs and nothing else.
 
     Args:
@@ -122,7 +122,7 @@ def sweep_step(
         return jax.lax.scan(lambda s, i: program.step(s, hyper, data, order, first + i), state, jnp.arange(steps))
 
     # The runs outside, the steps inside: runs that are executed one after another then keep their state for many steps.
-    all_runs = _laid_out(over_runs(chunk, axes, config.run_axis), axes, mesh)
+    all_runs = laid_out(over_runs(chunk, axes, config.run_axis), axes, mesh)
 
     @partial(jax.jit, donate_argnums=0)
     def many(state: State, hyper: Any, data: Data, order: jax.Array, first: jax.Array) -> Any:
@@ -130,6 +130,46 @@ def sweep_step(
         return state, jax.tree.map(jnp.transpose, metrics)
 
     return many
+
+
+def sweep_epoch(config: Config, program: Program, mesh: Mesh) -> Callable[..., tuple[State, dict[str, np.ndarray]]]:
+    """The steps of an epoch of all runs: (state, hyper, data, epoch, progress bar) -> (state, metrics [steps, runs]).
+
+    The state is donated.
+    """
+    per_call = execution.steps_per_dispatch(config, program.steps_per_epoch)
+    sizes = (per_call, program.steps_per_epoch % per_call)  # and what is left over of an epoch
+    steps = {n: sweep_step(config, program, n, mesh) for n in sizes if n}
+    order_of = jax.jit(laid_out(over_runs(program.order, (0, None)), (0, None), mesh))
+
+    def one(state: State, hyper: Any, data: Data, epoch: int, bar: tqdm) -> tuple[State, dict[str, np.ndarray]]:
+        order = order_of(hyper, epoch)
+        collected: list[dict[str, jax.Array]] = []
+        done = 0
+        while done < program.steps_per_epoch:
+            n = min(per_call, program.steps_per_epoch - done)
+            state, metrics = steps[n](state, hyper, data, order, epoch * program.steps_per_epoch + done)
+            collected.append(metrics)
+            done += n
+            if len(collected) > 1:  # waits for the call before, so that the bar tells the truth
+                jax.block_until_ready(collected[-2])
+            bar.update(n)
+        return state, {k: np.concatenate([np.asarray(m[k]) for m in collected]) for k in collected[0]}
+
+    return one
+
+
+def progress_bar(name: str, runs: int, steps: int, shown: bool, done: int = 0) -> tqdm:
+    """A bar on standard error over so many steps, some of which are done."""
+    return tqdm(
+        total=steps,
+        initial=done,
+        desc=f"{name}, {runs} run{'s' if runs > 1 else ''}",
+        unit="step",
+        disable=not shown,
+        mininterval=0.5 if sys.stderr.isatty() else 15,
+        dynamic_ncols=True,
+    )
 
 
 def pretrain(
@@ -200,42 +240,22 @@ def _epochs(
     progress: bool,
 ) -> State:
     program, runs, state, hyper, data, _ = trained
-    per_call = execution.steps_per_dispatch(config, program.steps_per_epoch)
-    sizes = (per_call, program.steps_per_epoch % per_call)  # and what is left over of an epoch
-    steps = {n: sweep_step(config, program, n, trained.mesh) for n in sizes if n}
-    order_of = jax.jit(_laid_out(over_runs(program.order, (0, None)), (0, None), trained.mesh))
+    steps_of = sweep_epoch(config, program, trained.mesh)
     axes = (0, 0, None)
     on_epoch = jax.jit(
-        _laid_out(over_runs(program.on_epoch, axes, config.run_axis), axes, trained.mesh), donate_argnums=0
+        laid_out(over_runs(program.on_epoch, axes, config.run_axis), axes, trained.mesh), donate_argnums=0
     )
     if start == 0:
         state = fill_memory(config, trained, name)
     alive = np.asarray(state.alive)
     writers = _Writers(tensorboard, runs, start + 1)
     images_a_step = config.batch_size * len(runs)
-    with tqdm(
-        total=program.total_steps,
-        initial=start * program.steps_per_epoch,
-        desc=f"{name}, {len(runs)} run{'s' if len(runs) > 1 else ''}",
-        unit="step",
-        disable=not progress,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-        dynamic_ncols=True,
-    ) as bar:
+    before = start * program.steps_per_epoch
+    with progress_bar(name, len(runs), program.total_steps, progress, before) as bar:
         for epoch in range(start, config.epochs):
             began = time.perf_counter()
             state = on_epoch(state, hyper, epoch)
-            order = order_of(hyper, epoch)
-            collected, done = [], 0
-            while done < program.steps_per_epoch:
-                n = min(per_call, program.steps_per_epoch - done)
-                state, metrics = steps[n](state, hyper, data, order, epoch * program.steps_per_epoch + done)
-                collected.append(metrics)
-                done += n
-                if len(collected) > 1:  # waits for the call before, so that the bar tells the truth
-                    jax.block_until_ready(collected[-2])
-                bar.update(n)
-            values = {k: np.concatenate([np.asarray(m[k]) for m in collected]) for k in collected[0]}
+            state, values = steps_of(state, hyper, data, epoch, bar)
             speed = images_a_step * program.steps_per_epoch / (time.perf_counter() - began)
             was_alive, alive = alive, np.asarray(state.alive)
             rows = _rows(name, runs, epoch + 1, values, alive, speed)
@@ -270,8 +290,8 @@ def fill_memory(config: Config, trained: Trained, name: str) -> State:
         return state
     log.info("%s: a pass over the images fills the memory of %s", name, config.method)
     axes = (0, 0, None, 0, None)
-    one = jax.jit(_laid_out(over_runs(program.fill, axes, config.run_axis), axes, trained.mesh), donate_argnums=0)
-    order = jax.jit(_laid_out(over_runs(program.order, (0, None)), (0, None), trained.mesh))(hyper, 0)
+    one = jax.jit(laid_out(over_runs(program.fill, axes, config.run_axis), axes, trained.mesh), donate_argnums=0)
+    order = jax.jit(laid_out(over_runs(program.order, (0, None)), (0, None), trained.mesh))(hyper, 0)
     for step in range(program.steps_per_epoch):
         state = one(state, hyper, data, order, step)
     return state

@@ -15,7 +15,7 @@ from ssljax import sweeps
 from ssljax.config import Config
 from ssljax.errors import UserError
 from ssljax.train.execution import devices_for
-from ssljax.train.step import Data, Program
+from ssljax.train.step import Data, Program, State
 
 log = logging.getLogger("ssljax")
 
@@ -76,7 +76,11 @@ def estimate(program: Program, config: Config, images: Any) -> Memory:
     data = jax.eval_shape(
         lambda: Data(jnp.zeros(images.shape, images.dtype), jnp.zeros(images.shape[-1]), jnp.zeros(images.shape[-1]))
     )
-    state = jax.eval_shape(program.init, hyper)
+    return needed(program, jax.eval_shape(program.init, hyper), hyper, data)
+
+
+def needed(program: Program, state: State, hyper: Any, data: Data) -> Memory:
+    """As `estimate`, from the shapes of one run's state and values and of the data."""
     step = jax.ShapeDtypeStruct((), jnp.int32)
     order = jax.eval_shape(program.order, hyper, step)
     kept = jax.tree.leaves(jax.eval_shape(lambda *args: program.forward(*args)[1], state, hyper, data, order, step))
@@ -110,13 +114,14 @@ def available() -> int:
     return round(USABLE["cpu"] * free)
 
 
-def split(config: Config, memory: Memory, runs: int) -> tuple[int, ...]:
+def split(config: Config, memory: Memory, runs: int, flag: str = "--batch_size") -> tuple[int, ...]:
     """How many runs of a config go into each of its programs: as few programs as fit, of sizes as equal as can be.
 
     Args:
       config: resolved, its run axis chosen; its `max_runs_per_program` is kept to.
       memory: of one of its runs.
       runs: how many there are.
+      flag: what their batch is set by, for messages.
 
     Raises:
       UserError: not even one run fits, or fewer than asked for.
@@ -125,7 +130,7 @@ def split(config: Config, memory: Memory, runs: int) -> tuple[int, ...]:
     fitting = memory.fits(free, config.run_axis)  # on one device
     if fitting == 0:
         raise UserError(
-            f"--batch_size: not even one run fits: {memory}; {size_text(free)} can be used; give a smaller --batch_size, "
+            f"{flag}: not even one run fits: {memory}; {size_text(free)} can be used; give a smaller {flag}, "
             "--image_size or --width, or --remat=blocks"
         )
 

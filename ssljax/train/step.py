@@ -23,6 +23,7 @@ Tree = Any
 
 # Purposes of derived keys. Their order is part of what a seed means: append, never insert.
 INIT, ORDER, VIEWS, LOSS, EPOCH, PROBE_INIT, PROBE_ORDER, PROBE_VIEWS, FILL, MEASURED_VIEWS = range(10)
+FINETUNE_INIT, FINETUNE_ORDER, FINETUNE_VIEWS, FINETUNE_LOSS = range(10, 14)
 
 
 class State(NamedTuple):
@@ -46,14 +47,16 @@ class Data(NamedTuple):
 
     Attributes:
       images: uint8 or uint16 [n, height, width, channels].
-      mean, std: [channels], of the training images scaled to [0, 1].
+      mean, std: [channels], what images in [0, 1] are normalised by; as many values as the network takes channels.
       shared: weights that all runs share; () where each has its own.
+      labels: int32 [n] for training that uses them, else ().
     """
 
     images: jax.Array
     mean: jax.Array
     std: jax.Array
     shared: Tree = ()
+    labels: Tree = ()
 
 
 class Program(NamedTuple):
@@ -102,6 +105,14 @@ def encoder_network(config: Config) -> Any:
         convolution=config.convolution,
         stochastic_depth=config.stochastic_depth,
     )
+
+
+def remat(config: Config, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss whose gradient computes again what a resolved config says, instead of keeping it."""
+    # XLA's CPU compiler finds the second computation equal to the first and merges them: there is nothing to gain.
+    if config.remat == "blocks" and jax.default_backend() != "cpu":
+        return jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(MAPS))
+    return loss
 
 
 def make_program(config: Config, n_images: int, channels: int) -> Program:
@@ -161,10 +172,7 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
         def loss(params: Tree) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
             return method.loss(params, state.stats, state.memory, batch, hyper, step, key)
 
-        # XLA's CPU compiler finds the second computation equal to the first and merges them: there is nothing to gain.
-        if config.remat == "blocks" and jax.default_backend() != "cpu":
-            loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(MAPS))
-        return jax.vjp(loss, state.params, has_aux=True)
+        return jax.vjp(remat(config, loss), state.params, has_aux=True)
 
     def step(
         state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array

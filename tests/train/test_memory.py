@@ -136,7 +136,9 @@ def test_a_sweep_grows_by_a_seed_and_two_values_and_trains_only_what_is_new(tiny
     np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), rtol=1e-3)
     rows = {(r["seed"], r["rotation.degrees"]) for r in study.results if r["method"] == "simclr"}
     assert rows == {(seed, value) for seed in (1, 2, 3) for value in (0, 45, 90, 180)}
-    with pytest.raises(UserError, match=r"holds the run rotation.degrees=0,seed=3, which --seeds and --sweep leave out"):
+    with pytest.raises(
+        UserError, match=r"holds the run rotation.degrees=0,seed=3, which --seeds and --sweep leave out"
+    ):
         ssljax.run(small, folder, stages=("pretrain",), progress=False)
 
 

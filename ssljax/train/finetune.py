@@ -1,0 +1,183 @@
+"""Fine-tuning: the whole network with a new linear head, trained on all labels, for all runs at once.
+
+SGD with momentum .9, no weight decay, learning rate .05 x batch/256 for network and head, half a cosine to 0 over 30 epochs, the
+last epoch counts. The papers give no protocol; this one is ours. Batch statistics move. Nothing is chosen on test labels.
+"""
+
+import dataclasses
+import itertools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ssljax import augment
+from ssljax.config import Config
+from ssljax.train import execution, memory
+from ssljax.train.loop import Trained, laid_out, mesh_of, progress_bar, sweep_epoch
+from ssljax.train.scratch import keep_scratch
+from ssljax.train.step import (
+    FINETUNE_INIT,
+    FINETUNE_LOSS,
+    FINETUNE_ORDER,
+    FINETUNE_VIEWS,
+    Data,
+    Program,
+    State,
+    Tree,
+    derive,
+    encoder_network,
+    over_runs,
+    remat,
+    to_unit,
+)
+
+MOMENTUM = 0.9
+
+
+def make_program(config: Config, n_images: int, channels: int, n_classes: int) -> Program:
+    """The fine-tuning of one run as pure functions.
+
+    They are a `Program`'s, but for these: `init` takes (hyper, the encoder's {"params", "batch_stats"}) and gives a state whose
+    params are {"backbone", "head"}; hyper is {"seed"}; `forward` gives the batch statistics beside loss and backward pass;
+    `encode` gives class scores [batch, n_classes].
+
+    Args:
+      config: resolved; its network and its `finetune_*` settings are used. A batch larger than the set is the set.
+      n_images: in the training set.
+      channels: that the network takes.
+      n_classes: outputs of the head.
+    """
+    network = encoder_network(config)
+    batch_size = min(config.finetune_batch_size, n_images)
+    steps_per_epoch = n_images // batch_size
+    total_steps = config.finetune_epochs * steps_per_epoch
+    peak = config.finetune_learning_rate * batch_size / 256
+    optimizer = optax.sgd(optax.cosine_decay_schedule(peak, total_steps), momentum=MOMENTUM)
+    parsed = augment.parse(config.finetune_transforms)
+    view, values = parsed.views[0], augment.hyper(parsed)["view1"]
+
+    def init(hyper: Tree, encoder: Tree) -> State:
+        blank = jnp.zeros((1, config.image_size, config.image_size, channels))
+        dim = jax.eval_shape(lambda: network.apply(encoder, blank, train=False)).shape[-1]
+        # PyTorch's start of a linear layer: uniform in +-1/sqrt(fan in)
+        kernel_key, bias_key = jax.random.split(derive(hyper["seed"], 0, FINETUNE_INIT))
+        bound = dim**-0.5
+        head = {
+            "kernel": jax.random.uniform(kernel_key, (dim, n_classes), minval=-bound, maxval=bound),
+            "bias": jax.random.uniform(bias_key, (n_classes,), minval=-bound, maxval=bound),
+        }
+        params = {"backbone": encoder["params"], "head": head}
+        return State(params, {"backbone": encoder["batch_stats"]}, (), optimizer.init(params), jnp.array(True))
+
+    def order(hyper: Tree, epoch: jax.Array) -> jax.Array:
+        return jax.random.permutation(derive(hyper["seed"], epoch, FINETUNE_ORDER), n_images)
+
+    def forward(
+        state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Any, Tree]:
+        index = jax.lax.dynamic_slice(order, (step % steps_per_epoch * batch_size,), (batch_size,))
+        key = derive(hyper["seed"], step, FINETUNE_VIEWS)
+        traced = jax.tree.map(jnp.float32, values)
+        drawn = augment.apply_view(view, key, to_unit(data.images[index]), traced, image_size=config.image_size)
+        x, y = (drawn - data.mean) / data.std, data.labels[index]
+
+        def loss(params: Tree) -> tuple[jax.Array, Tree]:
+            variables = {"params": params["backbone"], "batch_stats": state.stats["backbone"]}
+            rngs = {"dropout": derive(hyper["seed"], step, FINETUNE_LOSS)}  # of stochastic depth
+            features, changed = network.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+            each = optax.softmax_cross_entropy_with_integer_labels(scores(params["head"], features), y)
+            return each.mean(), {"backbone": changed.get("batch_stats", {})}
+
+        return jax.vjp(remat(config, loss), state.params, has_aux=True)
+
+    def step(
+        state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
+        loss, backward, stats = forward(state, hyper, data, order, step)
+        (gradients,) = backward(jnp.ones_like(loss))
+        updates, moments = optimizer.update(gradients, state.optimizer)
+        alive = state.alive & jnp.isfinite(loss)
+        return State(optax.apply_updates(state.params, updates), stats, (), moments, alive), {"loss": loss}
+
+    def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
+        variables = {"params": state.params["backbone"], "batch_stats": state.stats["backbone"]}
+        features = network.apply(variables, (images - data.mean) / data.std, train=False)
+        return scores(state.params["head"], features)
+
+    unused: Any = None
+    return Program(init, order, forward, step, unused, None, encode, steps_per_epoch, total_steps)
+
+
+def scores(head: Tree, features: Any) -> jax.Array:
+    """Class scores [n, n_classes] of features [n, dim]."""
+    return features @ head["kernel"] + head["bias"]
+
+
+def fit(
+    config: Config, trained: Trained, labels: np.ndarray, *, n_classes: int, name: str = "", progress: bool = True
+) -> Trained:
+    """Fine-tunes every run: trained, untrained or from a file, whose weights become each run's own.
+
+    Runs that do not fit into the memory together are tuned in parts, one after another.
+
+    Args:
+      config: resolved.
+      trained: the runs, with the training images; it is left as it is.
+      labels: [n] of the training images, whole numbers below n_classes.
+      n_classes: outputs of the head.
+      name: the program's, in the progress.
+      progress: whether to draw a progress bar on standard error.
+
+    Returns:
+      The runs after the last epoch; what their program's `encode` gives are class scores, so that `extract` of
+      `ssljax.evaluate.features` gives them for any images. A run that diverged is not `alive`, or its scores are not finite.
+
+    Raises:
+      UserError: not even one run fits into the memory.
+    """
+    keep_scratch()
+    data = trained.data._replace(shared=(), labels=jnp.asarray(labels, jnp.int32))
+    program = make_program(config, len(labels), len(data.mean), n_classes)
+    shared = trained.data.shared
+    axis = None if shared else 0
+    encoder = shared or {"params": trained.state.params["backbone"], "batch_stats": trained.state.stats["backbone"]}
+    leaves, tree = jax.tree.flatten(encoder)
+    seeds = np.array([run.seed for run in trained.runs], np.uint32)
+
+    one = {"seed": seeds[0]}, jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf if shared else leaf[0], encoder))
+    need = memory.needed(program, jax.eval_shape(program.init, *one), one[0], data)
+    config = dataclasses.replace(
+        config,
+        batch_size=min(config.finetune_batch_size, len(labels)),
+        run_axis=execution.run_axis(config, need.activations),
+    )
+    sizes = memory.split(config, need, len(seeds), "--finetune_batch_size")
+    tuned: list[State] = []
+    with progress_bar(f"{name}: fine-tuning", len(seeds), program.total_steps * len(sizes), progress) as bar:
+        for end, size in zip(itertools.accumulate(sizes), sizes):
+            part = slice(end - size, end)
+            mesh = mesh_of(size)
+            laid, everywhere = NamedSharding(mesh, PartitionSpec("run")), NamedSharding(mesh, PartitionSpec())
+            hyper = jax.device_put({"seed": seeds[part]}, laid)
+            data = jax.device_put(data, everywhere)
+            init = jax.jit(laid_out(over_runs(program.init, (0, axis)), (0, axis), mesh))
+            # Copies: the steps donate their state, and the runs as they were are still asked for.
+            own = (jnp.array(leaf if shared else leaf[part]) for leaf in leaves)
+            state = init(hyper, jax.device_put(jax.tree.unflatten(tree, own), everywhere if shared else laid))
+            steps_of = sweep_epoch(config, program, mesh)
+            for epoch in range(config.finetune_epochs):
+                began = time.perf_counter()
+                state, values = steps_of(state, hyper, data, epoch, bar)
+                speed = config.batch_size * size * program.steps_per_epoch / (time.perf_counter() - began)
+                shown = f"epoch {epoch + 1}/{config.finetune_epochs}, loss {np.mean(values['loss']):.3f}"
+                bar.set_postfix_str(f"{shown}, {speed:,.0f} images/s", refresh=False)
+            state = state._replace(optimizer=())
+            tuned.append(state if len(sizes) == 1 else jax.device_get(state))  # the next part needs the room
+    if len(tuned) > 1:
+        state = jax.tree.map(lambda *parts: jnp.concatenate(parts), *tuned)
+    return trained._replace(program=program, state=state, data=data)
