@@ -67,7 +67,8 @@ def _main(argv: list[str]) -> int:
     absl_flags.DEFINE_string(
         "workdir",
         None,
-        "folder for everything that is written (default: runs/<name of the flagfile>)",
+        "folder for everything that is written (default: runs/<name of the flagfile>); several, A,B,C, with --stages=report: "
+        "one page of what they hold, in a new folder",
         flag_values=values,
     )
     absl_flags.DEFINE_string(
@@ -89,8 +90,11 @@ def _main(argv: list[str]) -> int:
 
         print(describe(values["help_method"].value))
         return OK
-    workdir = _workdir(values["workdir"].value, argv)
     stages = [stage for stage in flags.split_commas(values["stages"].value or "") if stage]
+    workdirs = _finished(values["workdir"].value or "", stages)
+    if workdirs:
+        return _join(values, workdirs, shlex.join(["python", *argv]))
+    workdir = _workdir(values["workdir"].value, argv)
     configs = _configs(values, workdir, stages)
     _cache_compilations()
 
@@ -103,6 +107,41 @@ def _main(argv: list[str]) -> int:
         print(f"\nreport: {study.report}")
     else:
         print(f"\nwritten to {study.workdir}")
+    return OK
+
+
+def _finished(given: str, stages: Sequence[str]) -> list[Path]:
+    """The folders to report on together: several, or one that holds a table of another program's; [] for a workdir to work in."""
+    folders = [Path(part) for part in given.split(",") if part]
+    if len(folders) > 1 and not Path(given).exists():  # a folder's own name may hold a comma
+        if stages != ["report"]:
+            raise UserError(f"--workdir: several folders, {given}, are only joined: give --stages=report")
+        return folders
+    foreign = folders and not (folders[0] / "flagfile.cfg").exists() and (folders[0] / "per_class.csv").exists()
+    return folders if foreign and stages == ["report"] else []
+
+
+def _join(values: absl_flags.FlagValues, workdirs: list[Path], command: str) -> int:
+    """One page of several finished folders, beside the first under a name made of theirs; of a single one in `study/` below it."""
+    asked = [name for name in flags.names() if values[name].present and name not in ("focus", "superclasses")]
+    if asked:
+        raise UserError(f"--{asked[0]}: has no effect on a report of finished folders; --focus and --superclasses have")
+    (config,) = flags.configs_from_flags(values)
+
+    from ssljax.report.joined import write_joined
+    from ssljax.study.superclasses import read_superclasses
+
+    first = workdirs[0]
+    names = "+".join(folder.name for folder in workdirs)
+    beside = first.parent / (names if len(names) < 100 else f"{first.name}+{len(workdirs) - 1}")
+    page = write_joined(
+        workdirs,
+        beside if len(workdirs) > 1 else first / "study",
+        superclasses=read_superclasses(config.superclasses) if config.superclasses else None,
+        choose=config.focus,
+        command=command,
+    )
+    print(f"report: {page}")
     return OK
 
 

@@ -15,7 +15,7 @@ from ssljax.config import Config
 from ssljax.errors import unknown
 from ssljax.evaluate import features as extraction
 from ssljax.evaluate.results import read_results, write_results
-from ssljax.planning import Program, executions, plan, slug
+from ssljax.planning import Program, executions, plan, slug, superclasses_of
 from ssljax.preview import preview, previewed
 from ssljax.report import tables
 from ssljax.report.page import write_page
@@ -261,6 +261,8 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
         targets=_targets(programs),
         notes=notes,
         columns=measuring.table_columns([p.config for p in programs]),
+        superclasses=superclasses_of(shared, first.dataset),
+        choose=shared.focus,
     )
 
 

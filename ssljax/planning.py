@@ -13,10 +13,11 @@ from ssljax import augment, data, encoders, measuring, sweeps
 from ssljax import config as config_lib
 from ssljax.config import Config
 from ssljax.data import Dataset
-from ssljax.errors import UserError
+from ssljax.errors import UserError, unknown
 from ssljax.methods import OF_METHODS, reads
 from ssljax.models.weights import Encoder
 from ssljax.report import tables
+from ssljax.study import superclasses
 from ssljax.sweeps import Run
 from ssljax.train import execution, loop, memory
 from ssljax.train.execution import Execution
@@ -82,6 +83,7 @@ def plan(
                 image_size=config.resize,
             )
         dataset = _measured_on(config, sets[key])
+        superclasses_of(config, dataset)
         if config.pretrained:  # nothing that is trained is checked, and nothing split
             encoder = None
             if trained:
@@ -133,6 +135,22 @@ def slug(text: str) -> str:
     """Text as a file name; one that had to be changed is told apart by its hash."""
     slug = re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("_")[:32]
     return slug if slug == text else f"{slug}_{hashlib.sha256(text.encode()).hexdigest()[:7]}"
+
+
+def superclasses_of(config: Config, dataset: Dataset) -> dict[str, str] | None:
+    """The superclass of each class: of the file given, else the data set's own; None where there are none.
+
+    Raises:
+      UserError: a bad file, or a class to focus on that is neither a class nor a superclass.
+    """
+    classes = dataset.class_names or ()
+    groups = superclasses.read_superclasses(config.superclasses) if config.superclasses else None
+    groups = groups or superclasses.superclasses(config.dataset, classes)
+    known = {*classes, *(groups or {}).values()}
+    for name in config.focus:
+        if name not in known:
+            raise unknown("class", name, known, "--focus")
+    return groups
 
 
 def _check_probe(config: Config, dataset: Dataset) -> None:

@@ -137,6 +137,43 @@ def test_imagenet100_at_the_papers_values():
     assert float(ends(configs[0])[1]["transforms"]["view1"]["color_jitter"]["hue_probability"]) == np.float32(0.8)
 
 
+BIAS = "experiments/flagfiles/bias"
+
+
+@pytest.mark.parametrize(
+    ("file", "address", "high", "count", "fixed"),
+    [
+        ("hue_intensity", "color_jitter.hue", 0.5, 10, ("color_jitter", "hue_probability", 0.8)),
+        ("hue_probability", "color_jitter.hue_probability", 1, 20, ("color_jitter", "hue", 0.1)),
+        ("crop_size", "random_resized_crop.area_low", 1, 8, ("random_resized_crop", "area_high", 1)),
+        ("flip_probability", "horizontal_flip.probability", 1, 20, ("color_jitter", "hue", 0.1)),
+        ("figure4b", "color_jitter.hue", 0.5, 10, ("color_jitter", "hue_probability", 0.8)),
+        ("table6", "color_jitter.hue", 0.5, 10, ("color_jitter", "hue_probability", 0.8)),
+    ],
+)
+def test_sweeps_of_the_bias_study_at_the_papers_values(file, address, high, count, fixed):
+    """D.1: values, what is held, seeds, methods with their rates."""
+    configs = resolved(f"{BIAS}/{file}.cfg")
+    three, all_five = {"byol", "simclr", "vicreg"}, {"barlow_twins", "byol", "mocov2plus", "simclr", "vicreg"}
+    assert {c.method for c in configs} == (three if file in ("figure4b", "table6") else all_five)
+    networks = {"resnet50", "convnext_tiny"} if file == "figure4b" else {"resnet18"}
+    sets = {"cifar100"} if file in ("figure4b", "table6") else {"cifar10", "cifar100"}
+    assert {(c.backbone, c.dataset) for c in configs} == {(n, s) for n in networks for s in sets}
+    for config in configs:
+        runs = sweeps.runs(config)
+        low = 0.2 if file == "crop_size" else 0
+        np.testing.assert_allclose(sorted({run.swept[address] for run in runs}), np.linspace(low, high, count))
+        assert {run.seed for run in runs} == {5, 6, 7, 8, 9}
+        transform, parameter, value = fixed
+        for hyper in ends(config):
+            lr_wd = (hyper["learning_rate"], hyper["weight_decay"])
+            np.testing.assert_allclose(lr_wd, PAPER[config.method], rtol=1e-6)
+            for view in ("view1", "view2"):
+                assert float(hyper["transforms"][view][transform][parameter]) == np.float32(value)
+        assert (config.epochs, config.batch_size) == (1000, 256 if config.method == "vicreg" else 512)
+        assert ("finetune" in config.evaluations) == (file == "table6")
+
+
 def test_mnist_at_the_papers_values():
     """D.2. Table 1's file writes every value down; the preset holds them for Table 7."""
     (first, *_), second = resolved(f"{MNIST}/table1.cfg"), resolved(f"{MNIST}/table7.cfg")
@@ -156,6 +193,6 @@ def test_probes_of_natural_images_see_crops_and_flips():
     for file in FILES:
         for config in resolved(file):
             (view, other) = augment.parse(config.probe_transforms).views
-            natural = config.dataset.startswith(("cifar", "imagenet"))
+            natural = config.dataset.startswith(("cifar", "imagenet")) and "linear" in config.evaluations
             assert [t.name for t in view] == (["random_resized_crop", "horizontal_flip"] if natural else [])
             assert [t.defaults for t in other] == [t.defaults for t in view]

@@ -35,8 +35,8 @@ _RETRIES = 4
 
 
 def source(request: Request) -> Source:
-    """A tfds set, such as mnist, cifar10:3.0.2 or caltech_birds2011; the first Image and the first
-    ClassLabel feature are used.
+    """A tfds set, such as mnist, cifar10:3.0.2 or caltech_birds2011; the first Image feature and
+    the ClassLabel of the set's supervised pair, else the first, are used.
 
     `data_dir` defaults to tfds' own, $TFDS_DATA_DIR or ~/tensorflow_datasets. A set that is not prepared
     there is prepared, from files in `manual_dir` where that holds the downloads by their own names.
@@ -68,7 +68,9 @@ def _contents(builder: Any, request: Request, name: str) -> Contents:
     features = builder.info.features
     items = list(features.items()) if hasattr(features, "items") else []
     image = next((key for key, feature in items if isinstance(feature, tfds.features.Image)), None)
-    label = next((key for key, feature in items if isinstance(feature, tfds.features.ClassLabel)), None)
+    # CIFAR-100 has two label features, and their order is not kept in the files of a prepared set: the supervised one decides.
+    first = sorted(items, key=lambda item: item[0] not in (builder.info.supervised_keys or ()))
+    label = next((key for key, feature in first if isinstance(feature, tfds.features.ClassLabel)), None)
     if image is None:
         raise UserError(f"data set '{name}': no image feature among {[key for key, _ in items]}")
     if features[image].np_dtype not in (np.uint8, np.uint16):

@@ -6,6 +6,7 @@ hyper-parameter; per_class.csv has `class` before `metric`.
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ Row = dict[str, Any]
 def swept_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names of the swept hyper-parameters in `rows`, in the order in which they first appear."""
     return list(dict.fromkeys(name for row in rows for name in row if name not in _FIXED))
+
+
+def program_of(run: str) -> str:
+    """The program that a run's name "program/run" tells of; parts of a split one ("program~0") are one."""
+    return re.sub(r"~\d+$", "", run.rpartition("/")[0])
 
 
 def write_results(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -25,7 +25,7 @@ MARKERS = "os^Dv<>PX*"
 TSNE_POINTS = 1500  # enough to show the clusters; a panel then takes some 5 s on one core (our choice)
 CLASSES_SHOWN = 20  # a point plot with more rows than this is not read (our choice)
 _DPI = 150
-_STYLE: Any = {  # Any: matplotlib's stubs want each key as a literal
+STYLE: Any = {  # Any: matplotlib's stubs want each key as a literal
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -55,7 +55,7 @@ def tsne_figure(
     At most 1500 points of each panel, drawn with `random_state`. Without labels there is only the lower row.
     """
     labelled = any(panel.labels is not None for panel in panels)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         size = (3.1 * len(panels) + 0.2, 3.2 * (1 + labelled))
         shape = (1 + labelled, len(panels))
         figure, axes = plt.subplots(*shape, squeeze=False, figsize=size, layout="constrained")
@@ -79,7 +79,7 @@ def tsne_figure(
         if labelled and _names_need_legend(class_names):
             entries, names = axes[0, 0].get_legend_handles_labels()
             figure.legend(entries, names, loc="outside lower center", ncols=min(6, len(names)))
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _tsne(features: NDArray[np.floating], random_state: int) -> NDArray[np.floating] | None:
@@ -182,14 +182,14 @@ def views_sheet(
     n, v = views.shape[:2]
     heads = ["original", *(heads or (f"view {i + 1}" for i in range(v)))]
     rows = [[originals[i], *views[i]] for i in range(n)]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(0.85 * (v + 1) + 0.3, 0.85 * n + 0.7), layout="constrained")
         _mosaic(axis, rows)
         axis.set_xticks(np.arange(v + 1) + 0.5, heads)
         axis.xaxis.tick_top()
         axis.set_title(title)
         axis.axvline(1.0, color="#777777", linewidth=1)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def cluster_sheet(
@@ -223,13 +223,13 @@ def cluster_sheet(
             head += f"\n{class_names[int(counts.argmax())]}: {counts.max() / own.sum():.0%}"
         heads.append(head)
     count = nearest.shape[1]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         size = (0.62 * count + 1.4, 0.62 * len(rows) + 0.4)
         figure, axis = plt.subplots(figsize=size, layout="constrained")
         _mosaic(axis, rows)
         axis.set_yticks(np.arange(len(rows)) + 0.5, heads)
         axis.set_title(title)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _mosaic(axis: Axes, rows: Sequence[Sequence[NDArray[Any] | None]]) -> None:
@@ -261,7 +261,7 @@ def loss_curves(path: str | os.PathLike[str], metrics: Sequence[Mapping[str, Any
     programs = list(dict.fromkeys(row["program"] for row in metrics))
     columns = min(3, len(programs))
     lines = -(-len(programs) // columns)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         size = (3.6 * columns, 2.6 * lines + 0.2)
         figure, axes = plt.subplots(lines, columns, squeeze=False, figsize=size, layout="constrained")
         for axis, program in zip(axes.ravel(), programs, strict=False):
@@ -283,7 +283,7 @@ def loss_curves(path: str | os.PathLike[str], metrics: Sequence[Mapping[str, Any
             axis.xaxis.get_major_locator().set_params(integer=True)
         for axis in axes.ravel()[len(programs) :]:
             axis.set_visible(False)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _xy(curve: Mapping[int, float]) -> tuple[list[int], list[float]]:
@@ -310,7 +310,7 @@ def per_class_figure(
     if len(shown) > CLASSES_SHOWN:
         spread = np.nan_to_num(np.nanmax(means, axis=0) - np.nanmin(means, axis=0))
         shown = np.sort(np.argsort(-spread, kind="stable")[:CLASSES_SHOWN])
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         size = (7.0, 0.3 * len(shown) + 1.4)
         figure, axis = plt.subplots(figsize=size, layout="constrained")
         places = np.arange(len(shown))
@@ -332,10 +332,11 @@ def per_class_figure(
         axis.set_axisbelow(True)
         longest = max(len(title) for title, _, _ in values)
         figure.legend(loc="outside upper left", ncols=max(1, min(len(values), 75 // (longest + 6))))
-        return _save(figure, path)
+        return save(figure, path)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PNG, in a folder that is made if need be, and close it."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # No "Software" entry: the same figure is then the same file under any matplotlib.

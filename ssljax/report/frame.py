@@ -43,6 +43,7 @@ tbody th { font-weight: 600; }
 tr.rule > * { border-top: 2px solid var(--line); }
 td { white-space: nowrap; }
 table.words td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
+table.prose td, table.prose th { white-space: normal; text-align: left; min-width: 7rem; }
 table.words th { white-space: nowrap; font-weight: 400; color: var(--soft); }
 @media (max-width: 40rem) { th, td { padding: .4rem .5rem; } table { font-size: .85rem; } }
 p.soft { margin-top: .6rem; }
@@ -103,28 +104,32 @@ def bullets(sentences: Sequence[str]) -> str:
 
 
 class TableRow(NamedTuple):
-    """A line of `table`: plain text, where what follows a newline in a cell is set small beneath."""
+    """A line of `table`: plain text, where the lines of a cell after its first are set small beneath."""
 
     head: str
     cells: Sequence[str]
     rule: bool = False  # a heavier line above
 
 
-def table(heads: Sequence[str], rows: Sequence[TableRow]) -> str:
-    """A table of numbers that scrolls sideways where it does not fit; heads[0] is that of the row heads."""
+def table(heads: Sequence[str], rows: Sequence[TableRow], *, sortable: bool = False, prose: bool = False) -> str:
+    """A table of numbers that scrolls sideways where it does not fit; heads[0] is that of the row heads.
+
+    A sortable one is sorted by a click on a head where the page has the script of `bias_data`; one of prose breaks its lines.
+    """
     top = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in heads)
     lines = []
     for row in rows:
         cells = "".join(f"<td>{_small(cell)}</td>" for cell in row.cells)
         kind = ' class="rule"' if row.rule else ""
         lines.append(f'<tr{kind}><th scope="row">{_small(row.head)}</th>{cells}</tr>')
-    body = "\n".join(lines)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    body, names = "\n".join(lines), " ".join(["sortable"] * sortable + ["prose"] * prose)
+    kind = f' class="{names}"' if names else ""
+    return f'<div class="scroll"><table{kind}><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _small(text: str) -> str:
-    first, _, rest = text.partition("\n")
-    return html.escape(first) + (f"<small>{html.escape(rest)}</small>" if rest else "")
+    first, *rest = text.split("\n")
+    return html.escape(first) + "".join(f"<small>{html.escape(line)}</small>" for line in rest)
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
@@ -138,6 +143,16 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
 def columns(parts: Sequence[str]) -> str:
     """Parts, HTML already, side by side where there is room."""
     return f'<div class="columns">{"".join(parts)}</div>'
+
+
+def interactive(place: str, fixed: str) -> str:
+    """A place that a script fills, and what stands there until one does; both are HTML already."""
+    return f'<div class="fixed">{place}{fixed}</div>'
+
+
+def details(summary: str, content: str) -> str:
+    """Content, HTML already, folded under a line of plain text."""
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
 
 
 def caption(text: str) -> str:

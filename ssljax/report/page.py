@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from ssljax.evaluate.clustering import SILHOUETTE_SAMPLE, Clustering, nearest_to_centers
 from ssljax.files import replacing
-from ssljax.report import figures, frame, tables, words
+from ssljax.report import bias, figures, frame, tables, words
 from ssljax.report.workdir import Artifact, Workdir, read_workdir
 
 PANELS = 4  # learned representations side by side before the panels get too small to read (our choice)
+FOLDED = 30  # a table of more rows is folded (our choice)
 NEAREST = 8  # images shown of each cluster (our choice)
 
 _FORMULAE = (
@@ -51,11 +52,14 @@ def write_page(
     targets: tables.Targets = None,
     notes: Sequence[str] = (),
     columns: Sequence[tables.Column] = tables.TABLE1,
+    superclasses: Mapping[str, str] | None = None,
+    choose: Sequence[str] = (),
 ) -> Path:
     """Write report.html and table.csv into a workdir, and the figures into its figures/.
 
     The workdir may hold results.csv, per_class.csv, run.json, metrics.jsonl, artifacts/<program>.npz and
-    figures/views_<program>.png. Of several data sets the figures show the first one of the table.
+    figures/views_<program>.png. Sweeps of three values or more get the sections of `report.bias`, and its files.
+    Of several data sets the other figures show the first one of the table.
 
     Args:
       workdir: where all this lies.
@@ -67,6 +71,8 @@ def write_page(
       targets: published values, from `tables.read_targets`.
       notes: sentences on how it was measured: layer, normalisation, k, T.
       columns: of the table.
+      superclasses: class -> superclass, for the study of a sweep; None takes the data set's own map where there is one.
+      choose: classes that the study of a sweep shows first and advises on.
 
     Returns:
       The page.
@@ -79,24 +85,39 @@ def write_page(
     labels = [tables.full_label(label) for label in tables.labels(rows)]
     shown = _shown(study, rows, labels)
     titles = _program_titles(study, rows, labels)
+    swept = bias.sections(
+        study.per_class, study.results, class_names, study.path, superclasses=superclasses, choose=choose
+    )
     sections = [
-        frame.box("".join(frame.paragraph(text, lead) for lead, text in words.answer(rows))),
+        *swept[:1],
+        "" if swept and not _compared(rows) else frame.box(_answer(rows)),
         _diverged(study),
         _table(rows, targets, columns),
+        *swept[1:-1],
         _tsne(study, shown, class_names),
         _views(study, titles),
         _clusters(study, shown, images, class_names),
         _losses(study, titles),
-        _classes(study, class_names),
+        "" if swept else _classes(study, class_names),
         frame.section("How it was measured", frame.bullets([*_FORMULAE, *notes])),
         frame.section("Settings", frame.pairs(config_rows)),
         _reproduce(study, command),
+        *swept[-1:],
     ]
     tables.write_table_csv(study.path / "table.csv", rows, targets, columns)
     target = study.path / "report.html"
     with replacing(target, encoding="utf-8") as file:
         file.write(frame.page(title, filter(None, sections)))
     return target
+
+
+def _compared(rows: Sequence[tables.Row]) -> bool:
+    """Whether the answer has anything to say beyond each row's own value."""
+    return any(not row.learned for row in rows) or any(words.AMI in row.stats for row in rows)
+
+
+def _answer(rows: Sequence[tables.Row]) -> str:
+    return "".join(frame.paragraph(text, lead) for lead, text in words.answer(rows))
 
 
 def _diverged(study: Workdir) -> str:
@@ -133,7 +154,10 @@ def _table(rows: Sequence[tables.Row], targets: tables.Targets, columns: Sequenc
         caption += f" Published: {named}."
     heads = ["Representation", *(column.title for column in columns), "Seeds"]
     remarks = [frame.caption(column.note) for column in columns if column.note]
-    return frame.section("The table", frame.table(heads, lines), frame.caption(caption), *remarks)
+    table = frame.table(heads, lines)
+    if len(lines) > FOLDED:
+        table = frame.details(f"All {len(lines)} rows", table)
+    return frame.section("The table", table, frame.caption(caption), *remarks)
 
 
 def _shown(study: Workdir, rows: Sequence[tables.Row], labels: Sequence[str]) -> list[_Shown]:

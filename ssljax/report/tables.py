@@ -7,7 +7,6 @@ raw pixels, the untrained encoder, and (for the clusters) shuffled labels.
 import csv
 import math
 import os
-import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssljax.errors import UserError
-from ssljax.evaluate.results import swept_names, write_csv
+from ssljax.evaluate.results import program_of, swept_names, write_csv
 
 # Titles of the sets of Table 1.
 SET_TITLES = {
@@ -125,16 +124,16 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
       rows: results.csv or per_class.csv as read.
 
     Returns:
-      The learned rows in the order of their first appearance, those of a sweep by its values, then raw pixels, the untrained encoder, and for
-      each data set a row of method "shuffled": the AMI of the learned rows' clusters by chance.
+      The learned rows in the order of their first appearance, those of a sweep by its values, then raw pixels, the
+      untrained encoder, and for each data set a row of method "shuffled": the AMI of the learned rows' clusters by chance.
     """
     names = swept_names(rows)
     settings = [setting_of(row, names) for row in rows]
     programs: dict[Setting, set[str]] = {}
     for setting, row in zip(settings, rows, strict=True):
-        programs.setdefault(setting, set()).add(_program(row["run"]))
+        programs.setdefault(setting, set()).add(program_of(row["run"]))
     kept = [
-        (setting._replace(variant=_program(row["run"])) if _needs_variant(setting, programs) else setting, row)
+        (setting._replace(variant=program_of(row["run"])) if _needs_variant(setting, programs) else setting, row)
         for setting, row in zip(settings, rows, strict=True)
     ]
     last: dict[tuple[Setting, str], int] = {}
@@ -173,12 +172,6 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 def _needs_variant(setting: Setting, programs: Mapping[Setting, set[str]]) -> bool:
     """Whether the columns do not tell whose row it is; an encoder from a file is known by the file."""
     return len(programs[setting]) > 1 or setting.method == PRETRAINED
-
-
-def _program(run: str) -> str:
-    """The program that a run's name "program/run" tells of; parts of a split one ("program~0") are one."""
-    program = run.rpartition("/")[0]
-    return re.sub(r"~\d+$", "", program)
 
 
 def stat(values: Iterable[float]) -> Stat:

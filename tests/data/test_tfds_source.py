@@ -91,14 +91,16 @@ def picture(value, height=4, mode="RGB"):
     return file.getvalue()
 
 
-def prepare(root, name, features, splits, file_format="array_record"):
+def prepare(root, name, features, splits, file_format="array_record", supervised=None):
     """Writes a tfds set as tfds itself would, without code of its own for it."""
     import tensorflow_datasets as tfds
 
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=name, version=tfds.core.Version("1.0.0"), data_dir=f"{root}/{name}/1.0.0", module_name=""
     )
-    info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
+    info = tfds.core.DatasetInfo(
+        builder=identity, features=tfds.features.FeaturesDict(features), supervised_keys=supervised
+    )
     os.makedirs(identity.data_dir)
     infos = []
     for split, records in splits.items():
@@ -162,6 +164,20 @@ def test_first_image_and_label_features_and_validation_as_test(tmp_path, load, f
     assert found.splits["train"].images[:, 0, 0].tolist() == [[1, 0, 254], [2, 0, 253], [3, 0, 252]]
     assert found.splits["train"].labels.tolist() == [0, 1, 0]
     assert found.splits["test"].images[:, 0, 0, 0].tolist() == [9, 8]
+
+
+@pytest.mark.parametrize("supervised", ["kind", "coarse"])
+def test_the_supervised_label_of_several(tmp_path, load, features, supervised):
+    import tensorflow_datasets as tfds
+
+    both = {"coarse": tfds.features.ClassLabel(names=["animal", "plant", "thing"]), **features}
+    made = [{**record, "coarse": 2 - i} for i, record in enumerate(records([1, 2, 3]))]
+    prepare(
+        tmp_path / "tfds", "several", both, {"train": made[:2], "test": made[2:]}, supervised=("picture", supervised)
+    )
+    found = load("several")
+    assert found.class_names == {"kind": ("dog", "owl"), "coarse": ("animal", "plant", "thing")}[supervised]
+    assert found.splits["train"].labels.tolist() == {"kind": [0, 1], "coarse": [2, 1]}[supervised]
 
 
 def test_withheld_test_labels_and_grey_among_colour(tmp_path, load, features):

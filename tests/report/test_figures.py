@@ -11,7 +11,7 @@ from ssljax.report import figures
 def drawn(monkeypatch):
     """The figures that were saved, kept open for a look at their axes."""
     kept = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure) or path)
+    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure) or path)
     yield kept
     for figure in kept:
         figures.plt.close(figure)

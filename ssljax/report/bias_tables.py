@@ -1,0 +1,261 @@
+"""The tables of a bias study: chance, class trends, opposed pairs, and Tables 3 to 6 of No Free Lunch in SSL (2023).
+
+Each function gives heads and rows for `frame.table`; `csv_lines` holds the numbers of study_tables.csv.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssljax.report import bias_words as words
+from ssljax.report.bias_sweeps import Group, Sweep
+from ssljax.report.frame import TableRow
+from ssljax.report.tables import NOTHING, number
+from ssljax.study.advice import Compared, advise
+from ssljax.study.bias import Bias, SharedRow, behave_alike, opposed_pairs, shared
+from ssljax.study.chance import Chance
+from ssljax.study.trend import explained
+
+PAIRS_SHOWN = 10  # most opposed pairs of a method on the page; the rest is in study_pairs.csv (our choice)
+TABLE_COLUMNS = (
+    *("table", "dataset", "backbone", "swept", "fixed", "evaluation", "points", "method", "quantity"),
+    *("value", "deviation", "chance", "chance_low", "chance_high", "p"),
+)
+
+
+class Table(NamedTuple):
+    """What `frame.table` takes."""
+
+    heads: list[str]
+    rows: list[TableRow]
+
+
+def _beside_chance(chance: Chance) -> str:
+    if not np.isfinite(chance.measured):
+        return NOTHING
+    expected = f"chance {words.percent(chance.mean)}\n({words.span(chance)})"
+    return f"{words.percent(chance.measured)}\n{expected}\n{words.probability(chance.p)}"
+
+
+def chance_table(groups: Sequence[Group]) -> Table:
+    """Share of classes with an opposite partner by both readings of n, corrected, and of those that move, beside chance."""
+    heads = [
+        *("Sweep", "Opposite partner, a point a value and seed", "Opposite partner, a point a value"),
+        *("Opposite partner, corrected", "Explained by the value"),
+    ]
+    rows = []
+    for group in groups:
+        for sweep in group.sweeps:
+            shares = (sweep.runs.share, sweep.mean.share, sweep.runs.share_corrected, sweep.runs.moved)
+            rows.append(TableRow(_head(sweep, group, groups), [_beside_chance(share) for share in shares]))
+    return Table(heads, rows)
+
+
+def _head(sweep: Sweep, group: Group, groups: Sequence[Group]) -> str:
+    return f"{sweep.label}\n{words.group_name(group)}" if len(groups) > 1 else sweep.label
+
+
+def trend_table(group: Group) -> Table:
+    """Change along the fitted line, direction and explained share of every class, two columns a method."""
+    heads = ["Class", *(["Superclass"] if group.superclasses else [])]
+    heads += [head for sweep in group.sweeps for head in (f"{sweep.label}: change", f"{sweep.label}: explained")]
+    rows = []
+    for i, name in enumerate(group.sweeps[0].runs.curves.classes):
+        cells = [group.superclasses[name]] if group.superclasses else []
+        for sweep in group.sweeps:
+            trend, test = sweep.runs.trend, sweep.runs.explained
+            change = trend.slope[i] * np.ptp(sweep.runs.curves.values)
+            cells.append(f"{number(change, sign=True)}\n{trend.direction[i]}, {words.probability(trend.p[i])}")
+            q = words.probability(test.q[i]).replace("p", "q", 1)
+            share = test.share[i]
+            cells.append(f"{words.percent(share)}\n{q}" if np.isfinite(share) else NOTHING)
+        rows.append(TableRow(name, cells))
+    return Table(heads, rows)
+
+
+def pair_table(group: Group) -> Table:
+    """The most opposed pairs of each method."""
+    rows = []
+    for sweep in group.sweeps:
+        for one, other, coefficient, p in opposed_pairs(sweep.runs)[:PAIRS_SHOWN]:
+            cells = [one, other, number(coefficient), number(p) if p >= 0.001 else "below .001"]
+            rows.append(TableRow(sweep.label, cells))
+    return Table(["Method", "Class", "Opposed to", "Lowest coefficient", "p"], rows)
+
+
+def table4(groups: Sequence[Group]) -> Table:
+    """Mean and standard deviation of the overall accuracy over the swept values."""
+    rows = []
+    for group in groups:
+        for sweep in group.sweeps:
+            rows.append(TableRow(_head(sweep, group, groups), [number(value) for value in overall(sweep)]))
+    return Table(["Sweep", "Mean", "Std"], rows)
+
+
+def overall(sweep: Sweep) -> tuple[float, float]:
+    """Mean and deviation (ddof 1) over the values of the mean overall accuracy over seeds."""
+    by_value = np.nanmean(sweep.runs.curves.overall, axis=1)
+    return float(by_value.mean()), float(by_value.std(ddof=1))
+
+
+def table5(groups: Sequence[Group]) -> Table:
+    """Classes with an opposite partner that methods share, a column a sweep and reading of n; no column with one method."""
+    heads, columns = ["Classes with an opposite partner"], []
+    for group, found in _shared(groups):
+        reading = words.READINGS[found.points]
+        heads.append(f"{words.group_name(group)}, {reading}" if len(groups) > 1 else reading)
+        columns.append(found)
+    rows = []
+    for label in dict.fromkeys(_in_how_many(found, k) for found in columns for k in found.at_least):
+        cells = []
+        for found in columns:
+            of = {_in_how_many(found, k): share for k, share in found.at_least.items()}
+            share = of.get(label)
+            cells.append(NOTHING if share is None else _count(share, found.classes))
+        rows.append(TableRow(label, cells))
+    return Table(heads, rows)
+
+
+def _shared(groups: Sequence[Group]) -> Iterator[tuple[Group, SharedRow]]:
+    for group in groups:
+        for points in ("runs", "mean"):
+            for found in shared([getattr(sweep, points) for sweep in group.sweeps]):
+                yield group, found
+
+
+def _in_how_many(found: SharedRow, k: int) -> str:
+    return f"in all {k} methods" if k == len(found.methods) else f"in at least {k} methods"
+
+
+def _count(counted: Chance, of: int) -> str:
+    span = f"{counted.low:.0f}–{counted.high:.0f}"
+    return f"{counted.measured:.0f} of {of}\nchance {counted.mean:.1f} ({span})\n{words.probability(counted.p)}"
+
+
+def table6(groups: Sequence[Group]) -> Table:
+    """Classes with an opposite partner under linear and fine-tuned evaluation, and the share that behaves alike."""
+    rows = []
+    for group in groups:
+        for sweep in group.sweeps:
+            if sweep.finetuned is None:
+                continue
+            alike = behave_alike(sweep.runs, sweep.finetuned[0])
+            counts = []
+            for evaluated in ((sweep.runs, sweep.mean), sweep.finetuned):
+                counts += [_opposed(one) for one in evaluated]
+            match = f"{words.percent(alike.share)}\nchance {words.percent(alike.chance)}"
+            rows.append(TableRow(_head(sweep, group, groups), [*counts, match]))
+    heads = ["Sweep"]
+    for name in ("Frozen", "Fine-tuned"):
+        heads += [f"{name}, {words.READINGS[points]}" for points in ("runs", "mean")]
+    return Table([*heads, "Classes that behave alike"], rows)
+
+
+def _opposed(one: Bias) -> str:
+    of = len(one.curves.classes)
+    share = one.share
+    return _count(
+        share._replace(**{name: of * getattr(share, name) for name in ("measured", "mean", "low", "high")}), of
+    )
+
+
+def advice_table(group: Group, choose: Sequence[str]) -> Table:
+    """The value best for a group of classes on validation images, and on test images what it gives them and costs the others.
+
+    The groups are the chosen classes, else the superclasses, else those that rise and those that fall on validation images.
+    """
+    rows = []
+    for sweep in group.sweeps:
+        if sweep.validation is None:
+            continue
+        for title, classes in _advised(group, sweep, choose):
+            found = advise(sweep.validation, sweep.runs.curves, classes)
+            changes = [_change(one) for one in (found.group_accuracy, found.others_accuracy, found.overall)]
+            values = [f"{found.value:.4g}", f"{found.reference:.4g}"]
+            rows.append(TableRow(f"{title}\n{sweep.label}", [*values, *changes]))
+    name = words.swept_name(group.swept)
+    heads = ["Classes", f"Best {name}", f"Best {name} for all", "Change of these classes", "of the others", "overall"]
+    return Table(heads, rows)
+
+
+def _advised(group: Group, sweep: Sweep, choose: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    assert sweep.validation is not None
+    classes = sweep.validation.classes
+    if chosen := [name for name in choose if name in classes]:
+        yield words.names(chosen, 4), chosen
+        return
+    if group.superclasses:
+        for above in sorted(set(group.superclasses.values())):
+            yield above, [name for name in classes if group.superclasses[name] == above]
+        return
+    sign = explained(sweep.validation).sign
+    for direction, title in ((1, "classes that rise"), (-1, "classes that fall")):
+        if moving := [name for name, its in zip(classes, sign, strict=True) if its == direction]:
+            yield f"{title}: {words.names(moving, 4)}", moving
+
+
+def _change(one: Compared) -> str:
+    if not np.isfinite(one.gain):
+        return NOTHING
+    deviation = f" ± {number(one.deviation)}" if np.isfinite(one.deviation) else ""
+    return f"{number(one.gain, sign=True)}{deviation}\n{number(one.at_reference)} to {number(one.at_value)}"
+
+
+def table3(tests: Sequence[tuple[Group, Sweep, Sequence[Mapping[str, Any]]]]) -> Table:
+    """F of the class properties over the trends' groups, a column a sweep; an asterisk where p > .05, as the paper prints it."""
+    groups = list({id(group): group for group, _, _ in tests}.values())
+    heads = ["Property", *(_head(sweep, group, groups).replace("\n", ", ") for group, sweep, _ in tests)]
+    rows = []
+    for name in dict.fromkeys(row["property"] for _, _, found in tests for row in found):
+        cells = []
+        for _, _, found in tests:
+            row = next((row for row in found if row["property"] == name), None)
+            if row is None or not np.isfinite(row["f"]):
+                cells.append(NOTHING)
+                continue
+            star = "*" if row["p"] > words.ALPHA else ""
+            cells.append(f"{row['f']:.2f}{star}\n{words.probability(row['p'])}")
+        rows.append(TableRow(name.replace("_", " "), cells))
+    return Table(heads, rows)
+
+
+def csv_lines(
+    groups: Sequence[Group], tests: Sequence[tuple[Group, Sweep, Sequence[Mapping[str, Any]]]]
+) -> list[tuple[Any, ...]]:
+    """The numbers of the chance table and of Tables 3 to 6, one a line, in the columns `TABLE_COLUMNS`."""
+    lines: list[tuple[Any, ...]] = []
+
+    def head(table: str, group: Group, points: str, method: str, evaluation: str = "") -> tuple[Any, ...]:
+        fixed = " ".join(f"{name}={value}" for name, value in group.fixed)
+        where = (group.dataset, group.backbone, group.swept, fixed, evaluation or group.evaluation)
+        return (table, *where, points, method)
+
+    def of_chance(start: tuple[Any, ...], quantity: str, c: Chance) -> None:
+        lines.append((*start, quantity, c.measured, None, c.mean, c.low, c.high, c.p))
+
+    for group in groups:
+        for sweep in group.sweeps:
+            for points in ("runs", "mean"):
+                one: Bias = getattr(sweep, points)
+                start = head("chance", group, points, sweep.label)
+                of_chance(start, "opposite_partner", one.share)
+                of_chance(start, "opposite_partner_corrected", one.share_corrected)
+            of_chance(head("chance", group, "runs", sweep.label), "explained", sweep.runs.moved)
+            mean, deviation = overall(sweep)
+            lines.append((*head("4", group, "", sweep.label), "overall", mean, deviation, None, None, None, None))
+            if sweep.finetuned is not None:
+                for points, tuned in zip(("runs", "mean"), sweep.finetuned, strict=True):
+                    of_chance(head("6", group, points, sweep.label, "finetune"), "opposite_partner", tuned.share)
+                alike = behave_alike(sweep.runs, sweep.finetuned[0])
+                start = head("6", group, "runs", sweep.label, "finetune")
+                lines.append((*start, "behave_alike", alike.share, None, alike.chance, None, None, None))
+    for group, found in _shared(groups):
+        for k, counted in found.at_least.items():
+            start = head("5", group, found.points, f"at least {k} of {len(found.methods)}")
+            of_chance(start, "shared_classes", counted)
+    for group, sweep, tests_of in tests:
+        for test in tests_of:
+            start = head("3", group, "runs", sweep.label)
+            lines.append((*start, test["property"], test["f"], None, None, None, None, test["p"]))
+    return lines
