@@ -121,14 +121,21 @@ def _finished(given: str, stages: Sequence[str]) -> list[Path]:
     return folders if foreign and stages == ["report"] else []
 
 
+_OF_JOINED = ("focus", "superclasses", "targets")  # the settings that a page of finished folders takes
+
+
 def _join(values: absl_flags.FlagValues, workdirs: list[Path], command: str) -> int:
     """One page of several finished folders, beside the first under a name made of theirs; of a single one in `study/` below it."""
-    asked = [name for name in flags.names() if values[name].present and name not in ("focus", "superclasses")]
+    asked = [name for name in flags.names() if values[name].present and name not in _OF_JOINED]
     if asked:
-        raise UserError(f"--{asked[0]}: has no effect on a report of finished folders; --focus and --superclasses have")
+        others = ", ".join(f"--{name}" for name in _OF_JOINED)
+        raise UserError(
+            f"--{asked[0]}: has no effect on a report of finished folders, given to read; these have: {others}"
+        )
     (config,) = flags.configs_from_flags(values)
 
     from ssljax.report.joined import write_joined
+    from ssljax.report.tables import read_targets
     from ssljax.study.superclasses import read_superclasses
 
     first = workdirs[0]
@@ -139,6 +146,7 @@ def _join(values: absl_flags.FlagValues, workdirs: list[Path], command: str) -> 
         beside if len(workdirs) > 1 else first / "study",
         superclasses=read_superclasses(config.superclasses) if config.superclasses else None,
         choose=config.focus,
+        targets=read_targets(config.targets) if config.targets else None,
         command=command,
     )
     print(f"report: {page}")

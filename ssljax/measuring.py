@@ -19,7 +19,6 @@ from ssljax.evaluate.knn import knn_scores
 from ssljax.evaluate.measure import ClassMeasurement, Measurement, classification, clustering_measurements, means
 from ssljax.files import replacing
 from ssljax.models import lpips
-from ssljax.report import tables
 from ssljax.study import properties
 from ssljax.train import finetune, probe
 from ssljax.train.loop import Trained
@@ -84,26 +83,6 @@ def check(config: Config, dataset: Dataset) -> None:
         if dataset.splits["train"].labels is None:
             raise UserError(f"--evaluations: properties are of classes and {config.dataset} has no labels")
         properties.check_installed()
-
-
-LPIPS_NOTE = (
-    "LPIPS: perceptual distance between the two views of a training image (AlexNet, version 0.1), mean over all of them; 0 for "
-    f"equal views. Views below {lpips.SMALLEST} px are resized to that side, and grey ones given three equal channels."
-)
-LPIPS_NOT_GIVEN = (
-    "LPIPS: weights not given. Give --lpips_backbone=alexnet-owt-7be5be79.pth (https://download.pytorch.org/models/) and "
-    "--lpips_heads=alex.pth (weights/v0.1/ in the wheel of the Python package lpips)."
-)
-
-
-def table_columns(configs: Sequence[Config]) -> tuple[tables.Column, ...]:
-    """The columns of the table of some configs: Table 1's, with LPIPS where it was asked for."""
-    asked = [config for config in configs if "views" in config.evaluations]
-    if not asked:
-        return tables.TABLE1
-    if all(config.lpips_backbone for config in asked):
-        return *tables.TABLE1, tables.LPIPS._replace(note=LPIPS_NOTE)
-    return *tables.TABLE1, tables.LPIPS._replace(absent="weights not given", note=LPIPS_NOT_GIVEN)
 
 
 def _lpips_weights(config: Config) -> lpips.Weights | None:

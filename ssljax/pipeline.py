@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssljax import encoders, measuring, sweeps
+from ssljax import encoders, measuring, protocol, sweeps
 from ssljax import workdir as workdir_lib
 from ssljax.config import Config
 from ssljax.errors import unknown
-from ssljax.evaluate import features as extraction
 from ssljax.evaluate.results import read_results, write_results
 from ssljax.planning import Program, executions, plan, slug, superclasses_of
 from ssljax.preview import preview, previewed
@@ -112,7 +111,7 @@ def run(
         study.per_class.extend(read_results(workdir / "per_class.csv"))
     text = ""
     if study.results:
-        text = tables.format_text(tables.summary(study.results), _targets(programs), measuring.table_columns(settled))
+        text = tables.format_text(tables.summary(study.results), _targets(programs), protocol.table_columns(settled))
     return study._replace(text=text)
 
 
@@ -214,13 +213,6 @@ def _measure(program: Program, shown: measuring.Representation, study: Study, na
     study.per_class.extend(per_class)
 
 
-_SEEN = {
-    "raw": "the features as they are",
-    "l2": "the features brought to unit length",
-    "standardized": "each feature brought to mean 0 and deviation 1 over the training images",
-}
-
-
 def _targets(programs: Sequence[Program]) -> tables.Targets:
     """The published values that the configs name."""
     paths = dict.fromkeys(p.config.targets for p in programs if p.config.targets)
@@ -240,17 +232,7 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
         if any(values):
             rows.append((name, ", ".join(values)))
     shared = first.config
-    notes = [
-        f"Features: {extraction.LAYER}; images are only resized, to {shared.image_size} px.",
-        *encoders.notes(workdir),
-        f"K-means and the silhouette see {_SEEN[shared.kmeans_features]}, on the {shared.evaluate_on} images; "
-        "K-means starts 10 times, its random state is the run's seed.",
-        f"k-NN: cosine, k = {shared.knn_k}, weights exp(similarity / {shared.knn_temperature:g}), neighbours from the "
-        "training images.",
-        f"Linear probe: SGD with momentum .9, learning rate {shared.probe_learning_rate:g} falling tenfold at 60 and 80 % of "
-        f"{shared.probe_epochs} epochs, batch {shared.probe_batch_size}, no weight decay, transforms: {shared.probe_transforms}; "
-        f"it sees {_SEEN[shared.probe_features]}; the last epoch counts.",
-    ]
+    notes = protocol.notes(shared, encoders.notes(workdir))
     return write_page(
         workdir,
         images=None if test is None else np.asarray(test.images),
@@ -260,7 +242,7 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
         config_rows=rows,
         targets=_targets(programs),
         notes=notes,
-        columns=measuring.table_columns([p.config for p in programs]),
+        columns=protocol.table_columns([p.config for p in programs]),
         superclasses=superclasses_of(shared, first.dataset),
         choose=shared.focus,
     )

@@ -83,7 +83,6 @@ def plan(
                 image_size=config.resize,
             )
         dataset = _measured_on(config, sets[key])
-        superclasses_of(config, dataset)
         if config.pretrained:  # nothing that is trained is checked, and nothing split
             encoder = None
             if trained:
@@ -119,6 +118,7 @@ def plan(
             parts[part] = tuple(new[end - size : end])
         programs += [Program(part, config, held, dataset) for part, held in parts.items()]
     encoders.refuse_equal(resolved)
+    _check_focus(programs)
     return programs
 
 
@@ -141,16 +141,24 @@ def superclasses_of(config: Config, dataset: Dataset) -> dict[str, str] | None:
     """The superclass of each class: of the file given, else the data set's own; None where there are none.
 
     Raises:
-      UserError: a bad file, or a class to focus on that is neither a class nor a superclass.
+      UserError: a bad file.
     """
-    classes = dataset.class_names or ()
-    groups = superclasses.read_superclasses(config.superclasses) if config.superclasses else None
-    groups = groups or superclasses.superclasses(config.dataset, classes)
-    known = {*classes, *(groups or {}).values()}
-    for name in config.focus:
+    if config.superclasses:
+        return superclasses.read_superclasses(config.superclasses)
+    return superclasses.superclasses(config.dataset, dataset.class_names or ())
+
+
+def _check_focus(programs: Sequence[Program]) -> None:
+    """Raises if a class to focus on is in none of the data sets."""
+    known: set[str] = set()
+    for program in programs:
+        known |= {
+            *(program.dataset.class_names or ()),
+            *(superclasses_of(program.config, program.dataset) or {}).values(),
+        }
+    for name in programs[0].config.focus:
         if name not in known:
             raise unknown("class", name, known, "--focus")
-    return groups
 
 
 def _check_probe(config: Config, dataset: Dataset) -> None:

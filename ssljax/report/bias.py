@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ssljax.errors import unknown
 from ssljax.evaluate.results import Row, write_csv
 from ssljax.report import bias_data, bias_figures, bias_tables, bias_words, frame
 from ssljax.report.bias_sweeps import DRAWS, Group, Sweep, class_means, clustered_order, groups
+from ssljax.report.tables import Targets
 from ssljax.study.bias import opposed_pairs, pair_rows, rows
 from ssljax.study.findings import Measured, findings
 from ssljax.study.groups import properties_from, property_table
@@ -31,6 +33,7 @@ def sections(
     *,
     superclasses: Mapping[str, str] | None = None,
     choose: Sequence[str] = (),
+    targets: Targets = None,
     draws: int = DRAWS,
 ) -> list[str]:
     """The sections as HTML, of every sweep of three values or more; [] where there is none.
@@ -43,18 +46,21 @@ def sections(
       class_names: the order of the classes.
       folder: where the files go.
       superclasses: class -> superclass; None takes the data set's own map where there is one.
-      choose: classes to show first and to advise on; else the most opposed pairs, and the superclasses.
+      choose: classes, or superclasses for all of theirs, to show first and to advise on; else the most opposed pairs, and the
+        superclasses.
+      targets: published values, from `tables.read_targets`.
       draws: permutations for each statement on chance.
 
     Returns:
       The box with the answer first, which belongs at the top of a page; the script last.
 
     Raises:
-      UserError: the rows contradict each other.
+      UserError: the rows contradict each other, or no sweep has a chosen class.
     """
     found, left_out = groups(per_class, results, class_names, superclasses, draws)
     if not found:
         return []
+    choose = _classes(choose, found)
     tests, whose = _property_tests(found, per_class)
     _write_tables(folder, found, tests)
     answer = "".join(frame.paragraph(text, lead) for lead, text in bias_words.answer(found))
@@ -62,11 +68,25 @@ def sections(
         frame.box(answer),
         _chance(found, folder, left_out),
         *(_group(group, index, folder, choose) for index, group in enumerate(found)),
-        _papers_tables(found, tests, whose),
+        _papers_tables(found, tests, whose, targets),
         _findings(found, tests),
         bias_data.script(found, choose),
     ]
     return parts
+
+
+def _classes(names: Sequence[str], found: Sequence[Group]) -> list[str]:
+    """Names of classes and superclasses as those of classes."""
+    known: dict[str, dict[str, None]] = {}
+    for group in found:
+        for name in group.sweeps[0].runs.curves.classes:
+            known.setdefault(name, {})[name] = None
+            if name in group.superclasses:
+                known.setdefault(group.superclasses[name], {})[name] = None
+    for name in names:
+        if name not in known:
+            raise unknown("class", name, known, "--focus")
+    return list(dict.fromkeys(one for name in names for one in known[name]))
 
 
 def _property_tests(found: Sequence[Group], per_class: Sequence[Row]) -> tuple[Tests, str]:
@@ -241,7 +261,7 @@ def _advice(group: Group, choose: Sequence[str]) -> str:
     return frame.paragraph("", f"{summary}.") + content
 
 
-def _papers_tables(found: Sequence[Group], tests: Tests, whose: str) -> str:
+def _papers_tables(found: Sequence[Group], tests: Tests, whose: str, targets: Targets) -> str:
     parts: list[str] = []
 
     def add(title: str, table: bias_tables.Table, note: str, missing: str = "") -> None:
@@ -252,25 +272,25 @@ def _papers_tables(found: Sequence[Group], tests: Tests, whose: str) -> str:
 
     add(
         "Table 3: class properties against class trends.",
-        bias_tables.table3(tests),
+        bias_tables.table3(tests, targets),
         f"F over the ascending, descending and random classes; * where p > .05, as in the paper. {whose} The MANOVA is of the "
         "paper's four properties together (Wilks' lambda).",
         "Not measured: the evaluation properties was not made (--evaluations=...,properties).",
     )
     add(
         "Table 4: overall accuracy over the sweep.",
-        bias_tables.table4(found),
+        bias_tables.table4(found, targets),
         "Mean and standard deviation over the swept values, of means over seeds.",
     )
     add(
         "Table 5: classes with an opposite partner that methods share.",
-        bias_tables.table5(found),
+        bias_tables.table5(found, targets),
         "Beside each count what chance gives: mean and central 95 % of the same permutations.",
         "Needs sweeps of two methods or more; join workdirs with --stages=report --workdir=A,B.",
     )
     add(
         "Table 6: frozen encoder against fine-tuning.",
-        bias_tables.table6(found),
+        bias_tables.table6(found, targets),
         "Classes with an opposite partner, beside chance; and the share of classes whose trend has the same direction in both, "
         "beside that of two independent sets of trends with the same margins.",
         "Not measured: no fine-tuned evaluation (--evaluations=...,finetune).",

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssljax.report import bias_words as words
-from ssljax.report.bias_sweeps import Group, Sweep
+from ssljax.report.bias_sweeps import FINETUNE, Group, Sweep
 from ssljax.report.frame import TableRow
-from ssljax.report.tables import NOTHING, number
+from ssljax.report.tables import NOTHING, Targets, number
 from ssljax.study.advice import Compared, advise
 from ssljax.study.bias import Bias, SharedRow, behave_alike, opposed_pairs, shared
 from ssljax.study.chance import Chance
@@ -84,12 +84,26 @@ def pair_table(group: Group) -> Table:
     return Table(["Method", "Class", "Opposed to", "Lowest coefficient", "p"], rows)
 
 
-def table4(groups: Sequence[Group]) -> Table:
+def _published(targets: Targets, group: Group, method: str, evaluation: str, metric: str, name: str = "value") -> str:
+    """A published value to stand beneath a measured one; "" where there is none. The first target that fits counts."""
+    own = {"method": method, "backbone": group.backbone, "dataset": group.dataset, "swept": group.swept}
+    for target in targets or ():
+        fits = all(target.get(column, "") in ("", value) for column, value in own.items())
+        if fits and (target["evaluation"], target["metric"]) == (evaluation, metric) and target.get(name):
+            value = float(target[name])
+            return f"\npaper {words.percent(value) if metric == 'behave_alike' else number(value) if value < 1 else f'{value:g}'}"
+    return ""
+
+
+def table4(groups: Sequence[Group], targets: Targets = None) -> Table:
     """Mean and standard deviation of the overall accuracy over the swept values."""
     rows = []
     for group in groups:
         for sweep in group.sweeps:
-            rows.append(TableRow(_head(sweep, group, groups), [number(value) for value in overall(sweep)]))
+            cells = [number(value) for value in overall(sweep)]
+            for i, name in enumerate(("value", "deviation")):
+                cells[i] += _published(targets, group, sweep.runs.curves.method, group.evaluation, "top1", name)
+            rows.append(TableRow(_head(sweep, group, groups), cells))
     return Table(["Sweep", "Mean", "Std"], rows)
 
 
@@ -99,21 +113,21 @@ def overall(sweep: Sweep) -> tuple[float, float]:
     return float(by_value.mean()), float(by_value.std(ddof=1))
 
 
-def table5(groups: Sequence[Group]) -> Table:
+def table5(groups: Sequence[Group], targets: Targets = None) -> Table:
     """Classes with an opposite partner that methods share, a column a sweep and reading of n; no column with one method."""
     heads, columns = ["Classes with an opposite partner"], []
     for group, found in _shared(groups):
         reading = words.READINGS[found.points]
         heads.append(f"{words.group_name(group)}, {reading}" if len(groups) > 1 else reading)
-        columns.append(found)
-    rows = []
-    for label in dict.fromkeys(_in_how_many(found, k) for found in columns for k in found.at_least):
-        cells = []
-        for found in columns:
-            of = {_in_how_many(found, k): share for k, share in found.at_least.items()}
-            share = of.get(label)
-            cells.append(NOTHING if share is None else _count(share, found.classes))
-        rows.append(TableRow(label, cells))
+        columns.append(
+            {
+                _in_how_many(found, k): _count(share, found.classes)
+                + _published(targets, group, "", group.evaluation, f"shared_classes_{k}")
+                for k, share in found.at_least.items()
+            }
+        )
+    labels = dict.fromkeys(label for column in columns for label in column)
+    rows = [TableRow(label, [column.get(label, NOTHING) for column in columns]) for label in labels]
     return Table(heads, rows)
 
 
@@ -133,7 +147,7 @@ def _count(counted: Chance, of: int) -> str:
     return f"{counted.measured:.0f} of {of}\nchance {counted.mean:.1f} ({span})\n{words.probability(counted.p)}"
 
 
-def table6(groups: Sequence[Group]) -> Table:
+def table6(groups: Sequence[Group], targets: Targets = None) -> Table:
     """Classes with an opposite partner under linear and fine-tuned evaluation, and the share that behaves alike."""
     rows = []
     for group in groups:
@@ -141,10 +155,14 @@ def table6(groups: Sequence[Group]) -> Table:
             if sweep.finetuned is None:
                 continue
             alike = behave_alike(sweep.runs, sweep.finetuned[0])
+            method = sweep.runs.curves.method
             counts = []
             for evaluated in ((sweep.runs, sweep.mean), sweep.finetuned):
-                counts += [_opposed(one) for one in evaluated]
+                for one in evaluated:
+                    beside = _published(targets, group, method, one.curves.evaluation, "opposite_classes")
+                    counts.append(_opposed(one) + beside)
             match = f"{words.percent(alike.share)}\nchance {words.percent(alike.chance)}"
+            match += _published(targets, group, method, FINETUNE, "behave_alike")
             rows.append(TableRow(_head(sweep, group, groups), [*counts, match]))
     heads = ["Sweep"]
     for name in ("Frozen", "Fine-tuned"):
@@ -202,20 +220,21 @@ def _change(one: Compared) -> str:
     return f"{number(one.gain, sign=True)}{deviation}\n{number(one.at_reference)} to {number(one.at_value)}"
 
 
-def table3(tests: Sequence[tuple[Group, Sweep, Sequence[Mapping[str, Any]]]]) -> Table:
+def table3(tests: Sequence[tuple[Group, Sweep, Sequence[Mapping[str, Any]]]], targets: Targets = None) -> Table:
     """F of the class properties over the trends' groups, a column a sweep; an asterisk where p > .05, as the paper prints it."""
     groups = list({id(group): group for group, _, _ in tests}.values())
     heads = ["Property", *(_head(sweep, group, groups).replace("\n", ", ") for group, sweep, _ in tests)]
     rows = []
     for name in dict.fromkeys(row["property"] for _, _, found in tests for row in found):
         cells = []
-        for _, _, found in tests:
+        for group, sweep, found in tests:
             row = next((row for row in found if row["property"] == name), None)
             if row is None or not np.isfinite(row["f"]):
                 cells.append(NOTHING)
                 continue
             star = "*" if row["p"] > words.ALPHA else ""
-            cells.append(f"{row['f']:.2f}{star}\n{words.probability(row['p'])}")
+            beside = _published(targets, group, sweep.runs.curves.method, group.evaluation, f"anova_{name}")
+            cells.append(f"{row['f']:.2f}{star}\n{words.probability(row['p'])}{beside}")
         rows.append(TableRow(name.replace("_", " "), cells))
     return Table(heads, rows)
 

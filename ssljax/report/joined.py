@@ -8,7 +8,7 @@ from ssljax.errors import UserError
 from ssljax.evaluate.results import Row, read_results, swept_names
 from ssljax.files import replacing
 from ssljax.report import bias, frame
-from ssljax.report.tables import BASELINES, PRETRAINED
+from ssljax.report.tables import BASELINES, PRETRAINED, Targets
 
 PAGE = "report.html"
 _SETTING = ("method", "backbone", "dataset", "transforms", "evaluation", "target", "metric", "class", "epoch", "seed")
@@ -21,6 +21,7 @@ def write_joined(
     class_names: Sequence[str] = (),
     superclasses: dict[str, str] | None = None,
     choose: Sequence[str] = (),
+    targets: Targets = None,
     command: str = "",
     draws: int = bias.DRAWS,
 ) -> Path:
@@ -31,7 +32,7 @@ def write_joined(
     Args:
       workdirs: two or more.
       folder: where the page goes; it is made if need be.
-      class_names, superclasses, choose, draws: as for `bias.sections`.
+      class_names, superclasses, choose, targets, draws: as for `bias.sections`.
       command: what reproduces it.
 
     Returns:
@@ -48,7 +49,14 @@ def write_joined(
         raise UserError(f"--workdir: {target} is one of those to join; expected another folder for the joined page")
     per_class, results = _joined(paths, "per_class.csv"), _joined(paths, "results.csv", needed=False)
     parts = bias.sections(
-        per_class, results, class_names, target, superclasses=superclasses, choose=choose, draws=draws
+        per_class,
+        results,
+        class_names,
+        target,
+        superclasses=superclasses,
+        choose=choose,
+        targets=targets,
+        draws=draws,
     )
     if not parts:
         raise UserError(f"{', '.join(map(str, paths))}: no sweep of three values or more in per_class.csv")

@@ -86,7 +86,13 @@ def write_page(
     shown = _shown(study, rows, labels)
     titles = _program_titles(study, rows, labels)
     swept = bias.sections(
-        study.per_class, study.results, class_names, study.path, superclasses=superclasses, choose=choose
+        study.per_class,
+        study.results,
+        class_names,
+        study.path,
+        superclasses=superclasses,
+        choose=choose,
+        targets=targets,
     )
     sections = [
         *swept[:1],

@@ -91,14 +91,18 @@ class Column(NamedTuple):
     note: str = ""
 
 
-# Table 1's columns, and k-NN. Its LPIPS stands there when it is asked for.
-LPIPS = Column("LPIPS", ("views", "", "lpips"))
+# Table 1's columns, and k-NN.
 TABLE1 = (
     Column("Silhouette", ("kmeans", "label", "silhouette")),
     Column("AMI", ("kmeans", "label", "ami")),
     Column("Linear top-1", ("linear", "label", "top1")),
     Column("k-NN top-1", ("knn", "label", "top1")),
 )
+# Those of other evaluations, by name.
+OPTIONAL = {
+    "finetune": Column("Fine-tuned top-1", ("finetune", "label", "top1")),
+    "views": Column("LPIPS", ("views", "", "lpips")),
+}
 
 
 def setting_of(row: Mapping[str, Any], names: Sequence[str] = ()) -> Setting:

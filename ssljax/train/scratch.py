@@ -12,8 +12,8 @@ def keep_scratch() -> None:
     """Lets the C library keep, for this process, what XLA's CPU backend frees and takes again with every call.
 
     Large blocks come from the system by default and go back to it, so that each call touches fresh pages: 18,000 page faults and a
-    quarter of the time of a small network's step. Single blocks of 64 MB and more, the most that glibc gives a thread's own heap, may
-    still come from the system. Nothing happens on accelerators, or where the C library is not glibc.
+    quarter of the time of a small network's step. Single blocks of 64 MB and more, the most that glibc gives a thread's own heap,
+    may still come from the system. Nothing happens on accelerators, or where the C library is not glibc.
     """
     if jax.default_backend() != "cpu":
         return

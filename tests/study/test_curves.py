@@ -105,8 +105,8 @@ def test_two_runs_of_one_setting_must_agree():
     with pytest.raises(UserError) as error:
         curves([*rows, row(0.25, 6, "dog", value=0.9, run="simclr~1/twice", epoch=200)])
     assert str(error.value) == (
-        "per_class: class 'dog' has linear accuracy 0.361 in run simclr/0.25-6, epoch 100 and 0.9 in run simclr~1/twice, epoch 200; "
-        "expected one value for simclr at color_jitter.hue 0.25, seed 6"
+        "per_class: class 'dog' has linear accuracy 0.361 in run simclr/0.25-6, epoch 100 and 0.9 in run simclr~1/twice, "
+        "epoch 200; expected one value for simclr at color_jitter.hue 0.25, seed 6"
     )
 
 
