@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from ssljax import flags
-from ssljax.config import Config
+from ssljax.config import Config, fields
 from ssljax.errors import UserError
 
 OK, DEFECT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -154,11 +154,11 @@ def _join(values: absl_flags.FlagValues, workdirs: list[Path], command: str) -> 
 
 
 def _configs(values: absl_flags.FlagValues, workdir: Path, stages: Sequence[str]) -> list[Config]:
-    """What the flags say; or, where a workdir is named and no setting is given, what made that workdir."""
-    given = any(values[name].present for name in flags.names())
+    """What the flags say; where a workdir is named and no setting of training, what made that workdir, under the flags."""
+    given = [field for name, field in fields().items() if values[name].present]
     made = workdir / "flagfile.cfg"
-    if not given and values["workdir"].value and made.exists():
-        return flags.read_flagfile(made)
+    if values["workdir"].value and made.exists() and not any(field.metadata["training"] for field in given):
+        return flags.over(flags.read_flagfile(made), values)
     if not given and values["workdir"].value and set(stages) <= {"evaluate", "export", "report"}:
         raise UserError(f"--workdir: {workdir} has no flagfile.cfg, so nothing was trained there")
     return flags.configs_from_flags(values)

@@ -37,12 +37,24 @@ def configs_from_flags(values: flags.FlagValues) -> list[Config]:
     Raises:
       UserError: a value that does not fit its flag.
     """
-    given: dict[str, list[Any]] = {}
-    for name, field in config_lib.fields().items():
-        text = values[name].value
-        if text is not None:
-            given[field.name] = _parse(name, field, text)
+    given = _given(values)
     return [Config(**dict(zip(given, choice))) for choice in itertools.product(*given.values())]
+
+
+def over(configs: Sequence[Config], values: flags.FlagValues) -> list[Config]:
+    """Configs with the settings that the flags give in the place of their own.
+
+    Raises:
+      UserError: a value that does not fit its flag.
+    """
+    choices = list(itertools.product(*_given(values).values()))
+    return [dataclasses.replace(config, **dict(zip(_given(values), choice))) for config in configs for choice in choices]
+
+
+def _given(values: flags.FlagValues) -> dict[str, list[Any]]:
+    """The values of each field that is given, one for each program."""
+    fields = config_lib.fields().items()
+    return {f.name: _parse(name, f, values[name].value) for name, f in fields if values[name].value is not None}
 
 
 def _parse(name: str, field: dataclasses.Field, text: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from ssljax import augment, sweeps
 from ssljax.planning import Program
 from ssljax.report import figures
+from ssljax.sweeps import Run
 from ssljax.train.step import check_channels, sizes, sources, to_unit, transform_values
 
 log = logging.getLogger("ssljax")
@@ -30,8 +32,10 @@ _HEADS = {
 def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) -> None:
     """A sheet of what a program's transform sets do: a row an image, the original first, then draws of each view.
 
+    Of a sweep, half of the draws are at the values of its first run and half at those of its last.
+
     Args:
-      program: whose first run's traced values, sets and data are shown.
+      program: whose traced values, sets and data are shown.
       path: PNG to write.
       images, draws: rows, and draws of each view.
     """
@@ -41,10 +45,11 @@ def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) ->
     views = sources(config)
     check_channels(config, originals.shape[-1])
     plan_sizes = sizes(config)
-    hyper = sweeps.hyper(config, program.runs[0])
+    first, last = program.runs[0], program.runs[-1]
+    shown = [first] * draws if first.swept == last.swept else [first] * (draws // 2) + [last] * (draws - draws // 2)
 
     @jax.jit
-    def draw(key: jax.Array) -> list[jax.Array]:
+    def draw(key: jax.Array, hyper: dict[str, Any]) -> list[jax.Array]:
         unit = to_unit(jnp.asarray(originals))
         return [
             augment.apply_view(
@@ -57,12 +62,20 @@ def preview(program: Program, path: Path, *, images: int = 8, draws: int = 4) ->
             for i, (source, view) in enumerate(views.items())
         ]
 
-    drawn = [[np.asarray(each) for each in draw(jax.random.key(number))] for number in range(draws)]
+    drawn = [
+        [np.asarray(each) for each in draw(jax.random.key(number), sweeps.hyper(config, run))]
+        for number, run in enumerate(shown)
+    ]
     sheet = np.stack([_enlarged(d[i], config.image_size) for i in range(len(views)) for d in drawn], axis=1)
-    heads = [_HEADS.get(source, source) for source in views for _ in drawn]
+    heads = [_head(source, run) for source in views for run in shown]
     named = " and ".join(filter(None, (config.transforms, config.second_transforms)))
-    figures.views_sheet(path, originals, sheet, title=f"{named}: what the network sees", heads=heads)
+    between = f" ({', '.join(first.swept)} as given above the columns)" if len(set(heads)) > len(views) else ""
+    figures.views_sheet(path, originals, sheet, title=f"{named}: what the network sees{between}", heads=heads)
     log.info("%s: %s", program.name, path)
+
+
+def _head(source: str, run: Run) -> str:
+    return "\n".join([_HEADS.get(source, source), *(f"{value:.4g}" for value in run.swept.values())])
 
 
 def previewed(programs: Sequence[Program]) -> list[Program]:

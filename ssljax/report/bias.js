@@ -52,7 +52,7 @@
       const sd = line.sd ? line.sd[v] : 0;
       low = Math.min(low, m - sd); high = Math.max(high, m + sd);
     });
-    const margin = (high - low || 0.1) * 0.06; low -= margin; high += margin;
+    const margin = (high - low || 0.1) * 0.06; low = Math.max(Math.min(low, 0), low - margin); high = Math.min(1, high + margin); // fractions
     const values = method.values, first = values[0], last = values[values.length - 1];
     const x = (value) => left + 8 + (value - first) / (last - first) * (width - left - right - 16);
     const y = (value) => height - bottom - (value - low) / (high - low) * (height - top - bottom);

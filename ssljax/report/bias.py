@@ -248,7 +248,9 @@ def _advice(group: Group, choose: Sequence[str]) -> str:
     table = bias_tables.advice_table(group, choose)
     if not table.rows:
         return frame.paragraph(
-            "No class moves with the value on validation images, so any value serves them all.", "Advice."
+            "On validation images no class changes with the value beyond noise. What suits the classes that matter to you: name "
+            "them with --focus.",
+            "No advice.",
         )
     caption = frame.caption(
         "Both values are chosen on validation images: the best for these classes, and the best for all. The changes from the "

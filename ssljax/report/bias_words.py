@@ -152,7 +152,7 @@ def helps_and_hurts(sweep: Sweep, group: Group) -> Paragraph:
     parts += [f"hurts {names(hurt)}"] if hurt else []
     text = f"Raising {name} {'; '.join(parts)}."
     if rest:
-        text += f" The other {rest} {'class does' if rest == 1 else 'classes do'} not change by more than noise."
+        text += f" Of the other {'class' if rest == 1 else f'{rest} classes'} these runs show no change beyond noise."
     return Paragraph(f"{sweep.label}.", text)
 
 

@@ -187,7 +187,11 @@ def stat(values: Iterable[float]) -> Stat:
 
 
 def labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """For each row a title ("First set") and what else tells it from the others ("mnist_first, byol")."""
+    """For each row a title ("First set") and what else tells it from the others ("mnist_first, byol").
+
+    A transform set without a title of its own is named only where it tells rows of a sweep apart.
+    """
+    sets = {row.setting.transforms for row in rows if row.learned}
     methods = {row.setting.method for row in rows if row.learned}
     backbones = {row.setting.backbone for row in rows if row.setting.backbone}
     datasets = {row.setting.dataset for row in rows}
@@ -195,10 +199,12 @@ def labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
     for row in rows:
         setting, detail = row.setting, []
         title = _METHOD_TITLES.get(setting.method) or SET_TITLES.get(setting.transforms) or setting.transforms
+        if row.learned and setting.swept and len(sets) == 1 and setting.transforms not in SET_TITLES:
+            title = setting.method
         if row.learned:
             if setting.transforms in SET_TITLES:
                 detail.append(setting.transforms)
-            detail += [setting.method] if len(methods) > 1 and setting.method != PRETRAINED else []
+            detail += [setting.method] if len(methods) > 1 and setting.method not in (PRETRAINED, title) else []
             detail += [setting.backbone] if len(backbones) > 1 else []
             detail += [
                 f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.swept

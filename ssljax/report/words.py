@@ -11,7 +11,7 @@ from ssljax.report.tables import PIXELS, RANDOM, SHUFFLED, Row, Stat, full_label
 
 SAME = 0.005  # half a unit of the last digit that the papers print: closer values count as equal (our choice)
 CHANCE = 0.02  # a shuffled AMI below this is "about 0" (our choice)
-ROWS_TOLD = 6  # of a longer sweep only the rows of highest and lowest AMI are told (our choice)
+ROWS_TOLD = 6  # of a longer sweep only the rows of highest and lowest AMI (or accuracy) are told (our choice)
 
 AMI = ("kmeans", "label", "ami")
 SILHOUETTE = ("kmeans", "label", "silhouette")
@@ -69,7 +69,7 @@ def answer(rows: Sequence[Row]) -> list[Paragraph]:
     ranked.sort(key=lambda pair: -pair[0].stats[AMI].mean)
     told = learned
     if len(learned) > ROWS_TOLD:
-        told = [ranked[0], ranked[-1]] if ranked else learned[:ROWS_TOLD]
+        told = [ranked[0], ranked[-1]] if ranked else _extremes(learned)
     paragraphs = _range(ranked)
     paragraphs += [Paragraph(f"{name}.", _gains(row, rows)) for row, name in told]
     paragraphs += [_second_set(row, rows) for row, _ in told if row.setting.transforms == "mnist_second"]
@@ -77,6 +77,16 @@ def answer(rows: Sequence[Row]) -> list[Paragraph]:
         chance = [pair for pair in zip(rows, names, strict=True) if pair[0].setting.method == SHUFFLED]
         paragraphs += [_chance(row, name) for row, name in chance if _has(row, AMI)]
     return paragraphs
+
+
+def _extremes(learned: Sequence[tuple[Row, str]]) -> list[tuple[Row, str]]:
+    """The rows of highest and lowest value of the first measure that any has."""
+    for measure in _MEASURES:
+        found = [pair for pair in learned if _has(pair[0], measure.key)]
+        if found:
+            found.sort(key=lambda pair: -pair[0].stats[measure.key].mean)
+            return [found[0], found[-1]]
+    return list(learned[:ROWS_TOLD])
 
 
 def _has(row: Row, key: tuple[str, ...]) -> bool:

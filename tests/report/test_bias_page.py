@@ -146,9 +146,7 @@ def test_a_share_is_more_than_chance_only_where_its_p_says_so(made, share, sente
 
 def test_the_summary_names_who_is_helped_and_hurt_steepest_first(made):
     _, parts, group, *_ = made
-    expected = (
-        "Raising hue intensity helps plane, car and bird; hurts dog, deer and cat. The other 4 classes do not change"
-    )
+    expected = "Raising hue intensity helps plane, car and bird; hurts dog, deer and cat. Of the other 4 classes these runs show no"
     assert bias_words.helps_and_hurts(group.sweeps[0], group).text.startswith(expected)
     assert expected in text_of(parts[2])
 
@@ -176,6 +174,32 @@ def test_opposed_pairs_are_of_one_that_rises_and_one_that_falls(made):
         a, b = (first["linear"][..., NAMES.index(name)].ravel() for name in (one, other))
         lowest = min(stats.pearsonr(a, b)[0], stats.kendalltau(a, b)[0], stats.spearmanr(a, b)[0])
         assert coefficient == number(lowest)
+
+
+def test_published_values_stand_beside_the_measured_ones_that_they_are_of(made):
+    group, shared = made[2], {"backbone": "resnet18", "dataset": "cifar10", "swept": ADDRESS, "source": "a paper"}
+    given = [("simclr", "linear", "opposite_classes", "97"), ("simclr", "finetune", "behave_alike", ".45")]
+    given += [("", "linear", "shared_classes_2", "99"), ("", "linear", "anova_texture", "16.39")]
+    names = ("method", "evaluation", "metric", "value")
+    targets = [shared | dict(zip(names, one)) for one in given]
+    targets += [{**targets[0], "dataset": "cifar100", "value": "1"}, {**targets[0], "swept": "crop", "value": "2"}]
+    targets += [{**targets[0], "metric": "top1", "value": ".9", "deviation": ".01", "swept": ""}]
+    row = cells(bias_tables.table6([group], targets[::-1]), "simclr")
+    assert [cell.endswith("\npaper 97") for cell in row] == [True, True, False, False, False]
+    assert row[4].endswith("\npaper 45 %")
+    assert all(cell.endswith("\npaper 99") for cell in cells(bias_tables.table5([group], targets), "in all 2 methods"))
+    mean, deviation = cells(bias_tables.table4([group], targets), "simclr")
+    assert mean.endswith("\npaper .900") and deviation.endswith("\npaper .010")
+    assert not any("paper" in cell for cell in cells(bias_tables.table4([group], targets), "vicreg"))
+    tests = [(group, group.sweeps[0], [{"property": "texture", "f": 2.5, "p": 0.2}])]
+    assert cells(bias_tables.table3(tests, targets), "texture") == ["2.50*\np = .200\npaper 16.39"]
+
+
+def test_superclasses_are_chosen_as_their_classes_and_unknown_ones_refused(made):
+    group = made[2]._replace(superclasses={"cat": "pets", "dog": "pets", "ship": "vehicles"})
+    assert bias._classes(["ship", "pets", "cat"], [group]) == ["ship", "cat", "dog"]
+    with pytest.raises(UserError, match="--focus: unknown class 'pet'; did you mean 'pets'"):
+        bias._classes(["pet"], [group])
 
 
 def test_the_papers_tables_hold_the_planted_numbers(made):
