@@ -89,7 +89,9 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
         )
     path = args.results or common.RESULTS / f"bias-{jax.default_backend()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    workdir.write_text(path, json.dumps({"device": common.device(), "settings": sorted(argv), "rows": rows}, indent=1) + "\n")
+    workdir.write_text(
+        path, json.dumps({"device": common.device(), "settings": sorted(argv), "rows": rows}, indent=1) + "\n"
+    )
     common.show(rows, ["method", "runs", "epochs", "runs/hour", "runs/hour, one after another"])
     print(f"\nwritten to {path}; the pages are {args.workdir}/METHOD/report.html")
 

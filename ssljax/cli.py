@@ -121,7 +121,7 @@ def _finished(given: str, stages: Sequence[str]) -> list[Path]:
     return folders if foreign and stages == ["report"] else []
 
 
-_OF_JOINED = ("focus", "superclasses", "targets")  # the settings that a page of finished folders takes
+_OF_JOINED = ("focus", "superclasses", "targets", "study_of")  # the settings that a page of finished folders takes
 
 
 def _join(values: absl_flags.FlagValues, workdirs: list[Path], command: str) -> int:
@@ -134,18 +134,21 @@ def _join(values: absl_flags.FlagValues, workdirs: list[Path], command: str) -> 
         )
     (config,) = flags.configs_from_flags(values)
 
-    from ssljax.report.joined import write_joined
+    from ssljax.report.joined import told_apart, write_joined
     from ssljax.report.tables import read_targets
     from ssljax.study.superclasses import read_superclasses
 
     first = workdirs[0]
-    names = "+".join(folder.name for folder in workdirs)
-    beside = first.parent / (names if len(names) < 100 else f"{first.name}+{len(workdirs) - 1}")
+    labels = told_apart(workdirs)
+    names = "+".join(labels)
+    parent = first.parent if first.name not in ("", "..") else first.resolve().parent
+    beside = parent / (names if len(names) < 100 else f"{labels[0]}+{len(workdirs) - 1}")
     page = write_joined(
         workdirs,
         beside if len(workdirs) > 1 else first / "study",
         superclasses=read_superclasses(config.superclasses) if config.superclasses else None,
         choose=config.focus,
+        study_of=config.study_of,
         targets=read_targets(config.targets) if config.targets else None,
         command=command,
     )

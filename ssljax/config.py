@@ -238,7 +238,18 @@ class Config:
         (), tuple, "classes (or superclasses) that the study of a sweep shows first and advises for", training=False
     )
     superclasses: str = _field(
-        "", str, "CSV with columns class, superclass, for the study of a sweep (CIFAR-100 has its own)", training=False
+        "",
+        str,
+        "for the study of a sweep: CSV with columns class, superclass, or a label feature of the tfds set (coarse_label); "
+        "CIFAR-100's are known",
+        training=False,
+    )
+    study_of: str = _field(
+        "",
+        str,
+        "evaluation and metric that the study of a sweep is about, as knn or linear:f1 (default: linear accuracy, else what "
+        "there is)",
+        training=False,
     )
     targets: str = _field("", str, "CSV of published values to print beside the measured ones", training=False)
 

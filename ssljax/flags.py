@@ -48,7 +48,9 @@ def over(configs: Sequence[Config], values: flags.FlagValues) -> list[Config]:
       UserError: a value that does not fit its flag.
     """
     choices = list(itertools.product(*_given(values).values()))
-    return [dataclasses.replace(config, **dict(zip(_given(values), choice))) for config in configs for choice in choices]
+    return [
+        dataclasses.replace(config, **dict(zip(_given(values), choice))) for config in configs for choice in choices
+    ]
 
 
 def _given(values: flags.FlagValues) -> dict[str, list[Any]]:

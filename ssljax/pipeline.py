@@ -243,8 +243,9 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
         targets=_targets(programs),
         notes=notes,
         columns=protocol.table_columns([p.config for p in programs]),
-        superclasses=superclasses_of(shared, first.dataset),
+        superclasses=superclasses_of(shared, first.dataset) if shared.superclasses else None,
         choose=shared.focus,
+        study_of=shared.study_of,
     )
 
 

@@ -118,7 +118,7 @@ def plan(
             parts[part] = tuple(new[end - size : end])
         programs += [Program(part, config, held, dataset) for part, held in parts.items()]
     encoders.refuse_equal(resolved)
-    _check_focus(programs)
+    _check_study(programs)
     return programs
 
 
@@ -138,18 +138,24 @@ def slug(text: str) -> str:
 
 
 def superclasses_of(config: Config, dataset: Dataset) -> dict[str, str] | None:
-    """The superclass of each class: of the file given, else the data set's own; None where there are none.
+    """The superclass of each class: of the file or the tfds feature given, else the data set's own; None where there are none.
 
     Raises:
-      UserError: a bad file.
+      UserError: a bad file, or no such feature.
     """
+    if config.superclasses.isidentifier() and not Path(config.superclasses).exists():
+        folders = {"data_dir": config.data_dir, "manual_dir": config.manual_dir}
+        return data.superclasses(config.dataset, config.superclasses, **folders)
     if config.superclasses:
         return superclasses.read_superclasses(config.superclasses)
     return superclasses.superclasses(config.dataset, dataset.class_names or ())
 
 
-def _check_focus(programs: Sequence[Program]) -> None:
-    """Raises if a class to focus on is in none of the data sets."""
+def _check_study(programs: Sequence[Program]) -> None:
+    """Raises if a class to focus on is in none of the data sets, or the study is to be about an evaluation that there is not."""
+    evaluation = re.split("[@:]", programs[0].config.study_of)[0]
+    if evaluation and evaluation not in config_lib.EVALUATIONS:
+        raise unknown("evaluation", evaluation, config_lib.EVALUATIONS, "--study_of")
     known: set[str] = set()
     for program in programs:
         known |= {

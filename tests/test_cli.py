@@ -64,6 +64,35 @@ def test_the_table_of_another_program_alone(tmp_path, capsys):
     assert capsys.readouterr().out == f"report: {page}\n" and "dinov9" in page.read_text()
 
 
+def test_folders_of_one_name_and_the_one_that_we_are_in(tmp_path, capsys, monkeypatch):
+    for place, method in (("x", "simclr"), ("y", "byol")):
+        (tmp_path / place).mkdir()
+        table(tmp_path / place / "run", method)
+    assert report(f"--workdir={tmp_path}/x/run,{tmp_path}/y/run") == 0
+    assert capsys.readouterr().out == f"report: {tmp_path / 'x' / 'x-run+y-run' / 'report.html'}\n"
+    monkeypatch.chdir(tmp_path / "x" / "run")
+    assert report("--workdir=.,../../y/run") == 0
+    assert capsys.readouterr().out == f"report: {tmp_path / 'x' / 'x-run+y-run' / 'report.html'}\n"
+    assert report("--workdir=.") == 0
+    assert "<title>Bias study of run</title>" in (tmp_path / "x" / "run" / "study" / "report.html").read_text()
+    assert sorted(path.name for path in (tmp_path / "x" / "run").iterdir()) == ["per_class.csv", "study"]
+
+
+def test_the_evaluation_that_a_joined_study_is_about(tmp_path, capsys):
+    folder = table(tmp_path / "theirs", "simclr")
+    lines = (folder / "per_class.csv").read_text().splitlines()
+    # Another evaluation of the same runs, by which the classes go the other way.
+    turned = [line.split(",") for line in lines[1:]]
+    turned = [[*row[:8], "knn", *row[9:-1], str(1 - float(row[-1]))] for row in turned]
+    (folder / "per_class.csv").write_text("\n".join([*lines, *map(",".join, turned)]) + "\n")
+    said = {"": "helps cat; hurts dog", "--study_of=knn": "helps dog; hurts cat"}
+    for flag, sentence in said.items():
+        assert report(f"--workdir={folder}", *filter(None, [flag])) == 0
+        assert sentence in (folder / "study" / "report.html").read_text()
+    assert report(f"--workdir={folder}", "--study_of=finetune") == 2
+    assert "--study_of: no sweep has an evaluation 'finetune'; there is linear, knn" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -73,14 +102,16 @@ def test_the_table_of_another_program_alone(tmp_path, capsys):
         (["--workdir={a},{b}", "--epochs=3"], "--epochs: has no effect on a report of finished folders"),
         (["--workdir={a},{b}", "--focus=horse"], "--focus: unknown class 'horse'"),
         (["--workdir={a},{b}", "--superclasses={none}"], "cannot be read as a CSV table"),
+        (["--workdir={a},{again}"], "expected each run once: workdirs to join differ in method, backbone"),
     ],
 )
 def test_what_cannot_be_joined_is_one_line(tmp_path, capsys, argv, message):
     places = {"a": table(tmp_path / "a", "simclr"), "b": table(tmp_path / "b", "byol"), "none": tmp_path / "none"}
+    places["again"] = table(tmp_path / "again", "simclr", seeds=(3, 4))
     assert report(*(arg.format(**places) for arg in argv)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "again", "b"]
 
 
 def test_settings_of_the_report_go_over_a_folders_own(tiny, one_layer, tmp_path, capsys):

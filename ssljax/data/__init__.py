@@ -4,6 +4,7 @@
 what reads a source is imported when that source is read.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from ssljax.data.source import Request, Source
 from ssljax.data.splits import Dataset, Split
 from ssljax.errors import UserError
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["Dataset", "Split", "load", "superclasses"]
 
 # By what stands before the colon of a name; every other name is a tfds set's.
 SOURCES: dict[str, Callable[[Request], Source]] = {
@@ -84,3 +85,21 @@ def _named(dataset: Dataset) -> Dataset:
     if dataset.class_names is not None or not labels:
         return dataset
     return dataset._replace(class_names=tuple(str(i) for i in range(max(int(one.max()) for one in labels) + 1)))
+
+
+@functools.cache
+def superclasses(name: str, feature: str, *, data_dir: str = "", manual_dir: str = "") -> dict[str, str]:
+    """Which superclass each class of a tfds set belongs to, by a label feature of the set.
+
+    Args:
+      name: of the set, such as `cifar100`.
+      feature: that holds the superclass: `coarse_label`.
+      data_dir, manual_dir: as for `load`.
+
+    Raises:
+      UserError: not a tfds set, no such feature, or a class of two superclasses.
+    """
+    kind = name.partition(":")[0].lower()
+    if kind in SOURCES:
+        raise UserError(f"data set '{name}': {kind} has no label feature '{feature}'; expected a tfds set")
+    return tfds_source.superclasses(Request(name, "", data_dir, manual_dir, 0), feature)

@@ -44,25 +44,77 @@ def source(request: Request) -> Source:
     Raises:
       UserError: an unknown name or version, a set that cannot be prepared, or one without images.
     """
-    name = request.name.lower()
-    default = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    root = os.path.abspath(os.path.expanduser(request.data_dir or default))
-    # Every version of the set: a new one beside the old one may change what the bare name means.
-    folder = os.path.join(root, name.partition(":")[0].partition("/")[0])
+    name, root, folder = _place(request)
 
     def open_() -> Contents:
-        try:
-            import tensorflow_datasets  # noqa: F401
-        except ImportError as error:
-            raise UserError(f"data set '{request.name}': needs tensorflow-datasets ({error})") from error
-        with _quiet():
-            builder = _prepared(name, request, root, folder)
+        with _opened(request) as builder:
             return _contents(builder, request, name)
 
     return Source(location=f"{root}:{name}", identity=lambda: identity(folder), open=open_)
 
 
-def _contents(builder: Any, request: Request, name: str) -> Contents:
+def superclasses(request: Request, feature: str) -> dict[str, str]:
+    """Which superclass each class of a set belongs to, by the training images' labels of another feature of the set.
+
+    Args:
+      request: names a tfds set.
+      feature: of the superclasses, such as cifar100's coarse_label.
+
+    Returns:
+      class -> superclass, in the order of the classes.
+
+    Raises:
+      UserError: as `source`; no such label feature, or a class of two superclasses.
+    """
+    import tensorflow_datasets as tfds
+
+    name = request.name.lower()
+    with _opened(request) as builder:
+        features = builder.info.features
+        image, label = _image_and_label(builder, name)
+        known = [key for key, one in features.items() if isinstance(one, tfds.features.ClassLabel) and key != label]
+        if label is None or feature not in known:
+            raise UserError(
+                f"data set '{name}': expected a label feature besides {label}, of {known}, given '{feature}'"
+            )
+        records = _Records(name, "train", _open_split(builder, "train", image, name), image, label, builder.data_path)
+        names, above = features[label].names, features[feature].names
+        found: dict[int, int] = {}
+        for start in range(0, len(records.source), _BLOCK):
+            for record in _read(records, range(start, min(start + _BLOCK, len(records.source)))):
+                its = found.setdefault(record[label], record[feature])
+                if its != record[feature]:
+                    given = f"{above[its]} and {above[record[feature]]}"
+                    raise UserError(f"data set '{name}': {feature} of {names[record[label]]} is {given}; expected one")
+    return {str(names[one]): str(above[found[one]]) for one in sorted(found)}
+
+
+_BLOCK = 1024  # records read at once
+
+
+def _place(request: Request) -> tuple[str, str, str]:
+    """The set's name, the folder of all sets, and the set's own."""
+    name = request.name.lower()
+    default = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+    root = os.path.abspath(os.path.expanduser(request.data_dir or default))
+    # Every version of the set: a new one beside the old one may change what the bare name means.
+    return name, root, os.path.join(root, name.partition(":")[0].partition("/")[0])
+
+
+@contextlib.contextmanager
+def _opened(request: Request) -> Iterator[Any]:
+    """The builder of a prepared set, while tfds is kept quiet."""
+    name, root, folder = _place(request)
+    try:
+        import tensorflow_datasets  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"data set '{request.name}': needs tensorflow-datasets ({error})") from error
+    with _quiet():
+        yield _prepared(name, request, root, folder)
+
+
+def _image_and_label(builder: Any, name: str) -> tuple[str, str | None]:
+    """The features that hold the image and its label."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -75,6 +127,12 @@ def _contents(builder: Any, request: Request, name: str) -> Contents:
         raise UserError(f"data set '{name}': no image feature among {[key for key, _ in items]}")
     if features[image].np_dtype not in (np.uint8, np.uint16):
         raise UserError(f"data set '{name}': images are {features[image].np_dtype}; expected uint8 or uint16")
+    return image, label
+
+
+def _contents(builder: Any, request: Request, name: str) -> Contents:
+    features = builder.info.features
+    image, label = _image_and_label(builder, name)
     class_names = None
     if label is not None and features[label].num_classes:
         class_names = tuple(str(class_name) for class_name in features[label].names)

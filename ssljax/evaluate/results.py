@@ -74,10 +74,10 @@ def read_results(path: str | os.PathLike[str]) -> list[Row]:
     """Read either table back: `value` a float, `seed` and `epoch` an int or None, swept values numbers.
 
     Raises:
-      UserError: no such file, a column is missing, or a cell is not the number it should be.
+      UserError: no such file, a column is missing or has no name, or a cell is not the number it should be.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])
             lines = list(reader)
@@ -86,6 +86,8 @@ def read_results(path: str | os.PathLike[str]) -> list[Row]:
     needed = (*RUN_COLUMNS, *SETTING_COLUMNS, *VALUE_COLUMNS)
     if missing := [name for name in needed if name not in header]:
         raise UserError(f"{path}: column {', '.join(missing)} is missing, expected {', '.join(needed)}")
+    if "" in header:
+        raise UserError(f"{path}: column {header.index('') + 1} has no name; expected a name, or no such column")
     rows = []
     for number, line in enumerate(lines, start=2):
         if len(line) != len(header):

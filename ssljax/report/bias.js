@@ -147,7 +147,10 @@
   function advice(group, method, chosen) {
     if (!chosen.length) return "";
     if (!method.validation) return "No advice: the classes were not scored on validation images, and nothing is chosen on test ones.";
-    const others = group.classes.map((_, c) => c).filter((c) => !chosen.includes(c));
+    const scored = group.classes.map((_, c) => c).filter((c) => method.validation.mean[c] !== null);
+    const others = scored.filter((c) => !chosen.includes(c));
+    chosen = scored.filter((c) => chosen.includes(c));
+    if (!chosen.length) return "No advice: no validation image is of these classes.";
     const highest = (score) => method.values.reduce((found, _, v) => (score(v) > score(found) ? v : found), 0);
     const value = highest((v) => mean(method.validation.mean, chosen, v)), usual = highest((v) => method.validation.overall[v]);
     const change = (classes) => signed(mean(method.mean, classes, value) - mean(method.mean, classes, usual));

@@ -13,14 +13,17 @@ import numpy as np
 from ssljax.errors import unknown
 from ssljax.evaluate.results import Row, write_csv
 from ssljax.report import bias_data, bias_figures, bias_tables, bias_words, frame
-from ssljax.report.bias_sweeps import DRAWS, Group, Sweep, class_means, clustered_order, groups
+from ssljax.report.bias_sweeps import Group, Sweep, class_means, clustered_order, groups
 from ssljax.report.tables import Targets
 from ssljax.study.bias import opposed_pairs, pair_rows, rows
+from ssljax.study.chance import DRAWS
 from ssljax.study.findings import Measured, findings
 from ssljax.study.groups import properties_from, property_table
 
 PAIRS = 3  # most opposed pairs in a fixed figure: six curves can still be told apart (our choice)
 FOLDED = 20  # a class table of more rows than this is folded (our choice)
+
+HEADING = "How much is more than chance"
 
 Tests = list[tuple[Group, Sweep, list[dict[str, Any]]]]
 
@@ -34,11 +37,10 @@ def sections(
     superclasses: Mapping[str, str] | None = None,
     choose: Sequence[str] = (),
     targets: Targets = None,
+    study_of: str = "",
     draws: int = DRAWS,
 ) -> list[str]:
     """The sections as HTML, of every sweep of three values or more; [] where there is none.
-
-    Writes study_classes.csv, study_pairs.csv and study_tables.csv into the folder, and the figures into its figures/.
 
     Args:
       per_class: rows of per_class.csv.
@@ -49,17 +51,42 @@ def sections(
       choose: classes, or superclasses for all of theirs, to show first and to advise on; else the most opposed pairs, and the
         superclasses.
       targets: published values, from `tables.read_targets`.
+      study_of: the evaluation, or evaluation:metric, that the study is about; "" for linear accuracy, else what there is.
       draws: permutations for each statement on chance.
 
     Returns:
-      The box with the answer first, which belongs at the top of a page; the script last.
+      As `sections_of`.
 
     Raises:
-      UserError: the rows contradict each other, or no sweep has a chosen class.
+      UserError: the rows contradict each other, no sweep has a chosen class or the evaluation asked for, or the superclasses
+        fit no sweep.
     """
-    found, left_out = groups(per_class, results, class_names, superclasses, draws)
+    found, left_out = groups(per_class, results, class_names, superclasses, draws, study_of)
+    return sections_of(found, left_out, per_class, folder, choose=choose, targets=targets)
+
+
+def sections_of(
+    found: Sequence[Group],
+    left_out: Sequence[str],
+    per_class: Sequence[Row],
+    folder: Path,
+    *,
+    choose: Sequence[str] = (),
+    targets: Targets = None,
+) -> list[str]:
+    """The sections of analysed sweeps, as `groups` gives them; the other arguments are those of `sections`.
+
+    Writes study_classes.csv, study_pairs.csv and study_tables.csv into the folder, and the figures into its figures/.
+
+    Returns:
+      The box with the answer first, which belongs at the top of a page; the script last. Where no sweep could be analysed both
+      are "", and between them stand the reasons; [] where there are none.
+
+    Raises:
+      UserError: no sweep has a chosen class.
+    """
     if not found:
-        return []
+        return ["", frame.section(HEADING, _left_out(left_out)), ""] if left_out else []
     choose = _classes(choose, found)
     tests, whose = _property_tests(found, per_class)
     _write_tables(folder, found, tests)
@@ -73,6 +100,10 @@ def sections(
         bias_data.script(found, choose),
     ]
     return parts
+
+
+def _left_out(sentences: Sequence[str]) -> str:
+    return frame.bullets([f"Left out: {text.rstrip('.')}." for text in sentences]) if sentences else ""
 
 
 def _classes(names: Sequence[str], found: Sequence[Group]) -> list[str]:
@@ -123,37 +154,41 @@ def _chance(found: Sequence[Group], folder: Path, left_out: Sequence[str]) -> st
     quantities = [
         ("an opposite partner", [sweep.runs.share for _, sweep in every]),
         ("explained by the value", [sweep.runs.moved for _, sweep in every]),
+        ("rise or fall with the value", [sweep.runs.directed for _, sweep in every]),
     ]
     path = bias_figures.chance_figure(folder / "figures" / "bias_chance.png", labels, quantities)
     first = found[0].sweeps[0].runs
+    metric = bias_words.metric_of(found)
     rule = (
         "Two classes are opposite, as the papers define it, when Pearson's, Kendall's or Spearman's coefficient of their "
-        "accuracies over the sweep is below −.3 with p < .05, unadjusted. With many classes nearly every one finds such a partner "
+        f"{metric} over the sweep is below −.3 with p < .05, unadjusted. With many classes nearly every one finds such a partner "
         f"by accident: chance is what {len(first.drawn)} permutations of the swept values give, each class on its own within each "
         "seed, as mean and central 95 %. Corrected: p adjusted for the number of pairs (Benjamini and Hochberg). Explained: the "
-        "classes for which an F-test of the value, with seeds as blocks, survives a false-discovery rate of .05."
+        "classes for which an F-test of the value, with seeds as blocks, survives a false-discovery rate of .05; they rise or fall "
+        "where the test of a line does. Opposite pairs also count classes that trade places from run to run whatever the value; "
+        "what is explained is about the value alone."
     )
     caption = "Share of the classes that was measured (points), and where 95 % of what chance gives lies (grey)."
-    notes = frame.bullets([f"Left out: {text}." for text in left_out]) if left_out else ""
     return frame.section(
-        "How much is more than chance",
+        HEADING,
         frame.figure(path, caption),
         frame.table(*bias_tables.chance_table(found), sortable=True),
         frame.caption(rule),
-        notes,
+        _left_out(left_out),
     )
 
 
 def _group(group: Group, index: int, folder: Path, choose: Sequence[str]) -> str:
     name = bias_words.group_name(group)
     sentences = [bias_words.helps_and_hurts(sweep, group) for sweep in group.sweeps]
-    ranges = [bias_words.overall_range(sweep) for sweep in group.sweeps]
+    ranges = [bias_words.overall_range(sweep, group.metric) for sweep in group.sweeps]
     trends, pairs = bias_tables.trend_table(group), bias_tables.pair_table(group)
     table = frame.table(*trends, sortable=True)
     caption = frame.caption(
         f"Change: of the {group.metric} along the line fitted to all runs, from the lowest {bias_words.swept_name(group.swept)} "
-        "to the highest; ascending or descending where the p of its slope is below .05, else random. Explained: share of the "
-        "variance that the value explains, with the q of its F-test."
+        "to the highest; ascending or descending where the p of its slope is below .05, else random, so that about 5 % of the "
+        "classes get a direction by chance. Explained: share of the variance that the value explains (eta squared), with the q of "
+        f"its F-test.{bias_words.noise_explains(group)}"
     )
     folded = len(trends.rows) > FOLDED
     return frame.section(
@@ -178,7 +213,7 @@ def _figures(group: Group, index: int, folder: Path, choose: Sequence[str]) -> s
     which = "the chosen classes" if set(choose) & set(group.sweeps[0].runs.curves.classes) else "the most opposed pairs"
     curves = frame.figure(
         path,
-        f"Mean and one standard deviation over seeds of {which}, by method; dashed, the accuracy over all classes.",
+        f"Mean and one standard deviation over seeds of {which}, by method; dashed, the {group.metric} over all classes.",
     )
     order = clustered_order(group)
     names = [group.sweeps[0].runs.curves.classes[i] for i in order]
@@ -186,7 +221,7 @@ def _figures(group: Group, index: int, folder: Path, choose: Sequence[str]) -> s
     path = folder / "figures" / f"bias_correlations_{index}.png"
     bias_figures.correlations_figure(path, matrices, names)
     listed = "" if len(names) <= bias_figures.NAMED or len(matrices) == 1 else " All pairs are in study_pairs.csv."
-    text = f"Pearson correlation of every two classes' accuracies over all runs, classes of like curves side by side.{listed}"
+    text = f"Pearson correlation of every two classes' {group.metric} over all runs, classes of like curves side by side.{listed}"
     return curves + frame.figure(path, text)
 
 
@@ -232,8 +267,8 @@ def _superclasses(group: Group, index: int, folder: Path) -> str:
     path = folder / "figures" / f"bias_superclasses_{index}.png"
     bias_figures.superclass_figure(path, methods, bias_words.swept_name(group.swept), bias_words.quantity(group))
     caption = (
-        "Accuracy of each superclass, the mean over its classes: mean and one standard deviation over seeds. Every panel "
-        "spans the same height, each around its own middle."
+        f"{group.metric.capitalize()} of each superclass, the mean over its classes: mean and one standard deviation over seeds. "
+        "Every panel spans the same height, each around its own middle."
     )
     return frame.figure(path, caption)
 
@@ -248,13 +283,13 @@ def _advice(group: Group, choose: Sequence[str]) -> str:
     table = bias_tables.advice_table(group, choose)
     if not table.rows:
         return frame.paragraph(
-            "On validation images no class changes with the value beyond noise. What suits the classes that matter to you: name "
-            "them with --focus.",
+            "On validation images this test tells no class's change with the value from noise. What suits the classes that "
+            "matter to you: name them with --focus.",
             "No advice.",
         )
     caption = frame.caption(
         "Both values are chosen on validation images: the best for these classes, and the best for all. The changes from the "
-        "second to the first are of test accuracy, mean ± standard deviation over seeds; below 0 is the cost."
+        f"second to the first are of test {group.metric}, mean ± standard deviation over seeds; below 0 is the cost."
     )
     content = frame.table(*table, sortable=True) + caption
     summary = f"Advice: which {bias_words.swept_name(group.swept)} suits which classes"
@@ -280,7 +315,7 @@ def _papers_tables(found: Sequence[Group], tests: Tests, whose: str, targets: Ta
         "Not measured: the evaluation properties was not made (--evaluations=...,properties).",
     )
     add(
-        "Table 4: overall accuracy over the sweep.",
+        f"Table 4: overall {bias_words.metric_of(found)} over the sweep.",
         bias_tables.table4(found, targets),
         "Mean and standard deviation over the swept values, of means over seeds.",
     )

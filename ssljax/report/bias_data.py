@@ -63,7 +63,8 @@ def _method(sweep: Sweep) -> dict[str, Any]:
     validation = None
     if sweep.validation is not None:
         overall = np.nanmean(sweep.validation.overall, axis=1)
-        validation = {"mean": table(class_means(sweep.validation)[0]), "overall": _rounded(overall, 4)}
+        scored = dict(zip(sweep.validation.classes, table(class_means(sweep.validation)[0]), strict=True))
+        validation = {"mean": [scored.get(name) for name in where], "overall": _rounded(overall, 4)}
     upper = 100 * one.found["pearson"].coefficient[np.triu_indices(len(where), 1)]
     return {
         "name": sweep.label,

@@ -135,8 +135,12 @@ def superclass_figure(path: str | os.PathLike[str], methods: Sequence[Lines], ax
 def chance_figure(
     path: str | os.PathLike[str], labels: Sequence[str], quantities: Sequence[tuple[str, Sequence[Chance]]]
 ) -> Path:
-    """Shares of classes as points, and as a grey bar where 95 % of what chance gives lies; a panel a quantity."""
+    """Shares of classes as points, and as a grey bar where 95 % of what chance gives lies; a panel a quantity.
+
+    A share that was not measured, NaN, has neither, and a quantity without any has no panel.
+    """
     places = np.arange(len(labels))
+    quantities = [one for one in quantities if any(np.isfinite(share.measured) for share in one[1])]
     with plt.rc_context(STYLE):
         size = (3.2 * len(quantities) + 1.6, 0.3 * len(labels) + 1.3)
         figure, axes = plt.subplots(1, len(quantities), squeeze=False, sharey=True, figsize=size, layout="constrained")

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from ssljax.errors import UserError
 from ssljax.evaluate.results import Row
 from ssljax.study.bias import Bias, bias
-from ssljax.study.curves import Curves, complete, curves
+from ssljax.study.chance import DRAWS
+from ssljax.study.curves import Curves, complete, curves, describe, left_out
 from ssljax.study.superclasses import superclass_curves, superclasses
 
-DRAWS = 200  # permutations behind each statement on chance: p is known to about .015 at .05 (our choice)
-PREFERRED = ("linear", "knn")  # the evaluation that the page is about: the papers' first
+PREFERRED = ("linear", "knn")  # the evaluation that a sweep's study is about: the papers' first
+METRICS = ("accuracy", "f1")  # of a class; the papers' first
 FINETUNE = "finetune"
 VALIDATION = "@validation"  # what follows an evaluation's name when it was scored on validation images
+PROPERTIES = "properties"  # of a class, not how well it is told from the others
 
 
 class Sweep(NamedTuple):
@@ -57,110 +59,217 @@ def groups(
     class_names: Sequence[str] = (),
     given: Mapping[str, str] | None = None,
     draws: int = DRAWS,
+    study_of: str = "",
 ) -> tuple[list[Group], list[str]]:
-    """Every sweep of at least three values, by data set, backbone and swept address, in order of appearance.
+    """Every sweep of at least three values, by data set, backbone, swept address, evaluation and metric, in order of appearance.
 
-    The accuracy is class accuracy, or F1 where the rows hold nothing else. Each run counts with its last epoch.
+    A sweep is studied by one evaluation: the one asked for where it has that, else linear accuracy, else what there is; on
+    validation images or fine-tuned only where there is nothing else. Each run counts with its last epoch.
 
     Args:
       per_class: rows of per_class.csv.
       results: rows of results.csv, may be empty.
-      class_names: the order of the classes; others come after them, by name.
+      class_names: the order of the classes; others come after them, by number or name.
       given: class -> superclass; None takes the data set's own map where there is one.
       draws: permutations for each statement on chance.
+      study_of: evaluation, or evaluation:metric, "" for none in particular.
 
     Returns:
-      The groups, and a sentence for each sweep that cannot be analysed.
+      The groups, and a sentence for each sweep, value, seed and class that is left out.
+
+    Raises:
+      UserError: no such evaluation or metric, or the superclasses fit no sweep.
     """
-    rows = [row for row in _last_epochs(per_class) if row["target"] == "label"]
-    metric = "accuracy" if any(row["metric"] == "accuracy" for row in rows) else "f1"
-    found = curves(rows, _last_epochs(results), metric=metric)
-    evaluation = _evaluation(found)
-    left_out: list[str] = []
-    others: dict[tuple[object, ...], Curves] = {}
-    grouped: dict[tuple[object, ...], list[Curves]] = {}
-    for one in found:
-        try:
-            whole = _ordered(complete(one), class_names)
-        except UserError as error:
-            left_out.append(str(error))
-            continue
-        others[(*_identity(one), one.evaluation)] = whole
-        if one.evaluation == evaluation:
-            key = (one.dataset, one.backbone, one.swept, one.fixed, whole.classes)
-            grouped.setdefault(key, []).append(whole)
-    return [_group(members, others, given, draws) for members in grouped.values()], left_out
+    rows = [row for row in per_class if row["target"] == "label" and row["evaluation"] != PROPERTIES]
+    sweeps: dict[_Identity, dict[_Measure, Curves]] = {}
+    for metric in dict.fromkeys([*METRICS, *(row["metric"] for row in rows)]):
+        for one in curves(rows, results, metric=metric):
+            sweeps.setdefault(_identity(one), {})[one.evaluation, metric] = one
+    wanted = _wanted(study_of, [measure for of in sweeps.values() for measure in of])
+    notes: list[str] = []
+    grouped: dict[tuple[object, ...], list[_Measured]] = {}
+    for found in sweeps.values():
+        measured = _measured(found, wanted, class_names, notes)
+        if measured is not None:
+            its = measured.test
+            key = (its.dataset, its.backbone, its.swept, its.fixed, its.evaluation, its.metric)
+            grouped.setdefault(key, []).append(measured)
+    made = [_group(_alike(members, notes), given, draws, notes) for members in grouped.values()]
+    analysed = [group for group in made if group is not None]
+    if given is not None and not any(group.superclasses for group in analysed):
+        _refuse_superclasses(given, analysed)
+    return analysed, list(dict.fromkeys(notes))
 
 
-def _ordered(one: Curves, class_names: Sequence[str]) -> Curves:
-    """The curves with their classes in the given order, and by name where none is given."""
-    place = {name: index for index, name in enumerate(class_names)}
-    order = sorted(range(len(one.classes)), key=lambda i: (place.get(one.classes[i], len(place)), one.classes[i]))
-    classes = tuple(one.classes[i] for i in order)
-    return one._replace(classes=classes, accuracy=one.accuracy[..., order])
+_Identity = tuple[object, ...]
+_Measure = tuple[str, str]  # evaluation, metric
 
 
-def _last_epochs(rows: Sequence[Row]) -> list[Row]:
-    # A run's name does not tell it from one of another workdir: what it is of does.
-    keys = [
-        tuple(row[name] for name in ("run", "method", "backbone", "dataset", "transforms", "evaluation"))
-        for row in rows
-    ]
-    last: dict[tuple[str, ...], int] = {}
-    for key, row in zip(keys, rows, strict=True):
-        last[key] = max(last.get(key, 0), row["epoch"] or 0)
-    return [row for key, row in zip(keys, rows, strict=True) if (row["epoch"] or 0) == last[key]]
+class _Measured(NamedTuple):
+    """A sweep as it is studied, and the same on validation images and fine-tuned."""
+
+    test: Curves
+    validation: Curves | None
+    tuned: Curves | None
 
 
-def _evaluation(found: Sequence[Curves]) -> str:
-    there = list(dict.fromkeys(one.evaluation for one in found))
-    plain = [name for name in there if VALIDATION not in name and name != FINETUNE] or there
-    return next((name for name in PREFERRED if name in plain), plain[0] if plain else "")
-
-
-def _identity(one: Curves) -> tuple[object, ...]:
+def _identity(one: Curves) -> _Identity:
     return (one.method, one.backbone, one.dataset, one.transforms, one.variant, one.fixed, one.swept)
 
 
-def _group(
-    members: Sequence[Curves],
-    others: Mapping[tuple[object, ...], Curves],
-    given: Mapping[str, str] | None,
-    draws: int,
-) -> Group:
-    first = members[0]
+def _wanted(study_of: str, there: Sequence[_Measure]) -> _Measure:
+    """The evaluation and metric that were asked for, "" for any."""
+    evaluation, _, metric = study_of.partition(":")
+    evaluations = dict.fromkeys(name for name, _ in there)
+    metrics = dict.fromkeys(its for name, its in there if name == evaluation)
+    if study_of and there and evaluation not in evaluations:
+        raise UserError(f"--study_of: no sweep has an evaluation '{evaluation}'; there is {', '.join(evaluations)}")
+    if metric and there and metric not in metrics:
+        raise UserError(f"--study_of: {evaluation} has no metric '{metric}'; there is {', '.join(metrics)}")
+    return evaluation, metric
+
+
+def _rank(measure: _Measure, wanted: _Measure) -> tuple[int, ...]:
+    """Lowest for what a sweep's study is to be about."""
+    asked = wanted[0] == measure[0] and wanted[1] in ("", measure[1])
+    secondary = VALIDATION in measure[0] or measure[0] == FINETUNE
+    places = (
+        known.index(name) if name in known else len(known)
+        for known, name in zip((PREFERRED, METRICS), measure, strict=True)
+    )
+    return (not asked, secondary, *places)
+
+
+def _measured(
+    found: Mapping[_Measure, Curves], wanted: _Measure, class_names: Sequence[str], notes: list[str]
+) -> _Measured | None:
+    """One sweep by the best of its evaluations that can be made complete; adds to the notes what is left out."""
+    whole: dict[_Measure, Curves] = {}
+    reasons: dict[_Measure, list[str]] = {}
+    for measure, one in found.items():
+        try:
+            whole[measure] = _ordered(complete(one), class_names)
+        except UserError as error:
+            reasons[measure] = [str(error)]
+        else:
+            reasons[measure] = [f"{describe(one)}: {text}" for text in left_out(one, whole[measure])]
+    evaluation, metric = min(whole or found, key=lambda measure: _rank(measure, wanted))
+    validation, tuned = (evaluation + VALIDATION, metric), (FINETUNE, metric)
+    for measure in found:
+        shown = measure in ((evaluation, metric), validation, tuned) or measure not in whole
+        if shown and measure[1] == metric:
+            notes += reasons[measure]
+    if not whole:
+        return None
+    beside = whole.get(tuned) if evaluation != FINETUNE else None
+    return _Measured(whole[evaluation, metric], whole.get(validation), beside)
+
+
+def _ordered(one: Curves, class_names: Sequence[str]) -> Curves:
+    """The curves with their classes in the given order, and by number or name where none is given."""
+    place = {name: index for index, name in enumerate(class_names)}
+
+    def key(name: str) -> tuple[int, bool, int, str]:
+        number = name.isdecimal()
+        return place.get(name, len(place)), not number, int(name) if number else 0, name
+
+    return _only(one, sorted(one.classes, key=key))
+
+
+def _only(one: Curves, classes: Sequence[str]) -> Curves:
+    """The curves of these classes, all of which it has, in this order."""
+    at = [one.classes.index(name) for name in classes]
+    return one._replace(classes=tuple(classes), accuracy=one.accuracy[..., at])
+
+
+def _alike(members: Sequence[_Measured], notes: list[str]) -> list[_Measured]:
+    """The sweeps of a group with the classes that all of them have; adds to the notes what that leaves out."""
+    common, kept = list(members[0].test.classes), []
+    for member in members:
+        shared = [name for name in common if name in member.test.classes]
+        if len(shared) < 2 <= len(common):
+            notes.append(f"{describe(member.test)}: shares no two classes with {members[0].test.method}")
+            continue
+        common = shared
+        kept.append(member)
+    every = list(dict.fromkeys(name for member in kept for name in member.test.classes))
+    if lost := [name for name in every if name not in common]:
+        first = kept[0].test
+        held = "".join(f", {address} {value}" for address, value in first.fixed)
+        where = f"{first.evaluation} {first.metric} over {first.swept} ({first.dataset}{held})"
+        verb = "is a class" if len(lost) == 1 else "are classes"
+        notes.append(f"{where}: {', '.join(lost)} {verb} of some methods only; compared are the {len(common)} of all")
+    result = []
+    for test, validation, tuned in kept:
+        if validation is not None and not np.array_equal(validation.values, test.values):
+            # The page holds the two against each other, value by value.
+            notes.append(f"{describe(validation)}: has other values than on test images")
+            validation = None
+        beside = (_only(one, _shared(one, common, notes)) if one is not None else None for one in (validation, tuned))
+        result.append(_Measured(_only(test, common), *beside))
+    return result
+
+
+def _shared(one: Curves, classes: Sequence[str], notes: list[str]) -> list[str]:
+    """Those of the classes that the curves have; adds to the notes which they lack."""
+    if lost := [name for name in classes if name not in one.classes]:
+        notes.append(f"{describe(one)}: no image of {', '.join(lost)}")
+    return [name for name in classes if name in one.classes]
+
+
+def _group(members: Sequence[_Measured], given: Mapping[str, str] | None, draws: int, notes: list[str]) -> Group | None:
+    """The sweeps analysed; None where none can be, of which the notes tell the reason."""
+    first = members[0].test
     of = given if given is not None else superclasses(first.dataset, first.classes)
     if of is None or not set(first.classes) <= of.keys() or len({of[name] for name in first.classes}) < 2:
         of = {}
-    names = _labels(members)
     sweeps = []
-    for one, name in zip(members, names, strict=True):
-        tuned = others.get((*_identity(one), FINETUNE))
-        validation = others.get((*_identity(one), one.evaluation + VALIDATION))
-        if validation is not None and not np.array_equal(validation.values, one.values):
-            validation = None  # the advice holds the two against each other, value by value
+    for (test, validation, tuned), name in zip(members, _labels([member.test for member in members]), strict=True):
+        analysed = _both(test, draws, notes)
+        if analysed is None:
+            continue
         sweeps.append(
             Sweep(
                 label=name,
-                runs=bias(one, "runs", draws),
-                mean=bias(one, "mean", draws),
+                runs=analysed[0],
+                mean=analysed[1],
                 validation=validation,
-                finetuned=None if tuned is None else (bias(tuned, "runs", draws), bias(tuned, "mean", draws)),
-                superclass=superclass_curves(one, of) if of.keys() >= set(one.classes) else None,
+                finetuned=None if tuned is None else _both(tuned, draws, notes),
+                superclass=superclass_curves(test, of) if of else None,
             )
         )
     head = (first.dataset, first.backbone, first.swept, first.fixed, first.evaluation, first.metric)
-    return Group(*head, superclasses=dict(of), sweeps=tuple(sweeps))
+    return Group(*head, superclasses=dict(of), sweeps=tuple(sweeps)) if sweeps else None
+
+
+def _both(one: Curves, draws: int, notes: list[str]) -> tuple[Bias, Bias] | None:
+    """A sweep by both readings; None where it cannot be analysed, with the reason in the notes."""
+    try:
+        return bias(one, "runs", draws), bias(one, "mean", draws)
+    except UserError as error:
+        notes.append(str(error))
+        return None
+
+
+def _refuse_superclasses(given: Mapping[str, str], found: Sequence[Group]) -> None:
+    """Raises where a class has no superclass; one superclass alone is no fault, only nothing to show."""
+    for group in found:
+        classes = group.sweeps[0].runs.curves.classes
+        if lost := [name for name in classes if name not in given]:
+            count = f"{len(lost)} of the {len(classes)} classes"
+            raise UserError(f"--superclasses: class '{lost[0]}' of {group.dataset} has none ({count} have none)")
 
 
 def _labels(members: Sequence[Curves]) -> list[str]:
     """Each sweep's method, with as much beside it as tells the sweeps apart."""
-    names = [(one.method, one.transforms, one.variant) for one in members]
-    for parts in (1, 2):
-        found = [", ".join(filter(None, name[:parts])) for name in names]
-        if len(set(found)) == len(found):
-            return found
-    return [", ".join(filter(None, name)) for name in names]
+    same = len({one.transforms for one in members}) == 1
+    names: list[list[tuple[str, ...]]] = [
+        [(one.method,) for one in members],
+        [(one.method, one.transforms) for one in members],
+        [(one.method, *([] if same else [one.transforms]), one.variant) for one in members],
+    ]
+    found = [[", ".join(filter(None, name)) for name in each] for each in names]
+    return next((each for each in found if len(set(each)) == len(each)), found[-1])
 
 
 def class_means(one: Curves) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,13 +13,15 @@ from ssljax.report.bias_sweeps import FINETUNE, Group, Sweep
 from ssljax.report.frame import TableRow
 from ssljax.report.tables import NOTHING, Targets, number
 from ssljax.study.advice import Compared, advise
+from ssljax.study.association import ALPHA
 from ssljax.study.bias import Bias, SharedRow, behave_alike, opposed_pairs, shared
 from ssljax.study.chance import Chance
 from ssljax.study.trend import explained
 
+METHODS_SHARING = 5  # of the paper's Table 5
 PAIRS_SHOWN = 10  # most opposed pairs of a method on the page; the rest is in study_pairs.csv (our choice)
 TABLE_COLUMNS = (
-    *("table", "dataset", "backbone", "swept", "fixed", "evaluation", "points", "method", "quantity"),
+    *("table", "dataset", "backbone", "swept", "fixed", "evaluation", "metric", "points", "method", "quantity"),
     *("value", "deviation", "chance", "chance_low", "chance_high", "p"),
 )
 
@@ -41,14 +43,22 @@ def _beside_chance(chance: Chance) -> str:
 def chance_table(groups: Sequence[Group]) -> Table:
     """Share of classes with an opposite partner by both readings of n, corrected, and of those that move, beside chance."""
     heads = [
-        *("Sweep", "Opposite partner, a point a value and seed", "Opposite partner, a point a value"),
-        *("Opposite partner, corrected", "Explained by the value"),
+        *(
+            "Sweep",
+            "Values",
+            "Seeds",
+            "Opposite partner, a point a value and seed",
+            "Opposite partner, a point a value",
+        ),
+        *("Opposite partner, corrected", "Explained by the value", "Rise or fall with the value"),
     ]
     rows = []
     for group in groups:
         for sweep in group.sweeps:
-            shares = (sweep.runs.share, sweep.mean.share, sweep.runs.share_corrected, sweep.runs.moved)
-            rows.append(TableRow(_head(sweep, group, groups), [_beside_chance(share) for share in shares]))
+            one = sweep.runs
+            shares = (one.share, sweep.mean.share, one.share_corrected, one.moved, one.directed)
+            counts = [str(len(one.curves.values)), str(len(one.curves.seeds))]
+            rows.append(TableRow(_head(sweep, group, groups), [*counts, *map(_beside_chance, shares)]))
     return Table(heads, rows)
 
 
@@ -79,9 +89,17 @@ def pair_table(group: Group) -> Table:
     rows = []
     for sweep in group.sweeps:
         for one, other, coefficient, p in opposed_pairs(sweep.runs)[:PAIRS_SHOWN]:
-            cells = [one, other, number(coefficient), number(p) if p >= 0.001 else "below .001"]
-            rows.append(TableRow(sweep.label, cells))
+            lowest = f"{number(coefficient)}\n{_lowest(sweep.runs, one, other)}"
+            rows.append(TableRow(sweep.label, [one, other, lowest, number(p) if p >= 0.001 else "below .001"]))
     return Table(["Method", "Class", "Opposed to", "Lowest coefficient", "p"], rows)
+
+
+def _lowest(one: Bias, a: str, b: str) -> str:
+    """Whose coefficient an opposite pair is listed with: the lowest of those that make it opposite."""
+    i, j = (one.curves.classes.index(name) for name in (a, b))
+    opposed = {name: found.coefficient[i, j] for name, found in one.found.items() if found.p[i, j] < ALPHA}
+    name = min(opposed, key=lambda each: opposed[each])
+    return name.capitalize()
 
 
 def _published(targets: Targets, group: Group, method: str, evaluation: str, metric: str, name: str = "value") -> str:
@@ -90,9 +108,17 @@ def _published(targets: Targets, group: Group, method: str, evaluation: str, met
     for target in targets or ():
         fits = all(target.get(column, "") in ("", value) for column, value in own.items())
         if fits and (target["evaluation"], target["metric"]) == (evaluation, metric) and target.get(name):
-            value = float(target[name])
-            return f"\npaper {words.percent(value) if metric == 'behave_alike' else number(value) if value < 1 else f'{value:g}'}"
+            return f"\npaper {_formatted(float(target[name]), metric)}" if group.metric == "accuracy" else ""
     return ""
+
+
+def _formatted(value: float, metric: str) -> str:
+    """97, 16.40, 45 % or .912, as the measured value above it."""
+    if metric == "behave_alike":
+        return words.percent(value)
+    if metric.startswith("anova_"):
+        return f"{value:.2f}"
+    return f"{value:.0f}" if metric.endswith("_classes") or "_classes_" in metric else number(value)
 
 
 def table4(groups: Sequence[Group], targets: Targets = None) -> Table:
@@ -118,11 +144,13 @@ def table5(groups: Sequence[Group], targets: Targets = None) -> Table:
     heads, columns = ["Classes with an opposite partner"], []
     for group, found in _shared(groups):
         reading = words.READINGS[found.points]
-        heads.append(f"{words.group_name(group)}, {reading}" if len(groups) > 1 else reading)
+        beside = targets if len(found.methods) == METHODS_SHARING else ()  # fewer methods share more classes
+        where = words.group_name(group) if len(groups) > 1 else ""
+        heads.append(", ".join(filter(None, (where, found.part, reading))))
         columns.append(
             {
                 _in_how_many(found, k): _count(share, found.classes)
-                + _published(targets, group, "", group.evaluation, f"shared_classes_{k}")
+                + _published(beside, group, "", group.evaluation, f"shared_classes_{k}")
                 for k, share in found.at_least.items()
             }
         )
@@ -181,7 +209,8 @@ def _opposed(one: Bias) -> str:
 def advice_table(group: Group, choose: Sequence[str]) -> Table:
     """The value best for a group of classes on validation images, and on test images what it gives them and costs the others.
 
-    The groups are the chosen classes, else the superclasses, else those that rise and those that fall on validation images.
+    The groups are the chosen classes, else the superclasses, else those that rise, those that fall, and those that change
+    otherwise on validation images.
     """
     rows = []
     for sweep in group.sweeps:
@@ -207,10 +236,11 @@ def _advised(group: Group, sweep: Sweep, choose: Sequence[str]) -> Iterator[tupl
         for above in sorted(set(group.superclasses.values())):
             yield above, [name for name in classes if group.superclasses[name] == above]
         return
-    sign = explained(sweep.validation).sign
-    for direction, title in ((1, "classes that rise"), (-1, "classes that fall")):
-        if moving := [name for name, its in zip(classes, sign, strict=True) if its == direction]:
-            yield f"{title}: {words.names(moving, 4)}", moving
+    test = explained(sweep.validation)
+    kinds = {"rise": test.sign > 0, "fall": test.sign < 0, "change, neither up nor down": test.bend}
+    for kind, its in kinds.items():
+        if moving := [name for name, moves in zip(classes, its, strict=True) if moves]:
+            yield f"classes that {kind}: {words.names(moving, 4)}", moving
 
 
 def _change(one: Compared) -> str:
@@ -232,7 +262,7 @@ def table3(tests: Sequence[tuple[Group, Sweep, Sequence[Mapping[str, Any]]]], ta
             if row is None or not np.isfinite(row["f"]):
                 cells.append(NOTHING)
                 continue
-            star = "*" if row["p"] > words.ALPHA else ""
+            star = "*" if row["p"] > ALPHA else ""
             beside = _published(targets, group, sweep.runs.curves.method, group.evaluation, f"anova_{name}")
             cells.append(f"{row['f']:.2f}{star}\n{words.probability(row['p'])}{beside}")
         rows.append(TableRow(name.replace("_", " "), cells))
@@ -247,11 +277,12 @@ def csv_lines(
 
     def head(table: str, group: Group, points: str, method: str, evaluation: str = "") -> tuple[Any, ...]:
         fixed = " ".join(f"{name}={value}" for name, value in group.fixed)
-        where = (group.dataset, group.backbone, group.swept, fixed, evaluation or group.evaluation)
+        where = (group.dataset, group.backbone, group.swept, fixed, evaluation or group.evaluation, group.metric)
         return (table, *where, points, method)
 
     def of_chance(start: tuple[Any, ...], quantity: str, c: Chance) -> None:
-        lines.append((*start, quantity, c.measured, None, c.mean, c.low, c.high, c.p))
+        if np.isfinite(c.measured):  # one seed has no F-test
+            lines.append((*start, quantity, c.measured, None, c.mean, c.low, c.high, c.p))
 
     for group in groups:
         for sweep in group.sweeps:
@@ -261,6 +292,7 @@ def csv_lines(
                 of_chance(start, "opposite_partner", one.share)
                 of_chance(start, "opposite_partner_corrected", one.share_corrected)
             of_chance(head("chance", group, "runs", sweep.label), "explained", sweep.runs.moved)
+            of_chance(head("chance", group, "runs", sweep.label), "rise_or_fall", sweep.runs.directed)
             mean, deviation = overall(sweep)
             lines.append((*head("4", group, "", sweep.label), "overall", mean, deviation, None, None, None, None))
             if sweep.finetuned is not None:
@@ -271,7 +303,8 @@ def csv_lines(
                 lines.append((*start, "behave_alike", alike.share, None, alike.chance, None, None, None))
     for group, found in _shared(groups):
         for k, counted in found.at_least.items():
-            start = head("5", group, found.points, f"at least {k} of {len(found.methods)}")
+            which = f"at least {k} of {len(found.methods)}" + (f", {found.part}" if found.part else "")
+            start = head("5", group, found.points, which)
             of_chance(start, "shared_classes", counted)
     for group, sweep, tests_of in tests:
         for test in tests_of:

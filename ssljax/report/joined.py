@@ -1,17 +1,24 @@
 """One page of several finished studies: the sweeps of all of them, and the tables that compare methods across them."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ssljax.errors import UserError
 from ssljax.evaluate.results import Row, read_results, swept_names
 from ssljax.files import replacing
 from ssljax.report import bias, frame
+from ssljax.report.bias_sweeps import groups
 from ssljax.report.tables import BASELINES, PRETRAINED, Targets
+from ssljax.study.chance import DRAWS
+from ssljax.study.curves import last_epochs
 
 PAGE = "report.html"
-_SETTING = ("method", "backbone", "dataset", "transforms", "evaluation", "target", "metric", "class", "epoch", "seed")
+_RUN = ("run", "method", "backbone", "dataset", "transforms")
+_SETTING = (*_RUN[1:], "evaluation", "target", "metric", "class", "epoch", "seed")
 
 
 def write_joined(
@@ -22,24 +29,25 @@ def write_joined(
     superclasses: dict[str, str] | None = None,
     choose: Sequence[str] = (),
     targets: Targets = None,
+    study_of: str = "",
     command: str = "",
-    draws: int = bias.DRAWS,
+    draws: int = DRAWS,
 ) -> Path:
     """Write report.html, its figures and the study's tables into a folder, from the tables of several workdirs.
 
     A workdir needs per_class.csv alone, which may be another program's; results.csv adds the overall accuracies.
 
     Args:
-      workdirs: two or more.
+      workdirs: one or more.
       folder: where the page goes; it is made if need be.
-      class_names, superclasses, choose, targets, draws: as for `bias.sections`.
+      class_names, superclasses, choose, targets, study_of, draws: as for `bias.sections`.
       command: what reproduces it.
 
     Returns:
       The page.
 
     Raises:
-      UserError: a workdir has no per_class.csv or stands twice, two workdirs hold the same run, or there is no sweep.
+      UserError: a workdir has no per_class.csv or stands twice, two workdirs hold the same run, or no sweep can be analysed.
     """
     paths = [Path(workdir) for workdir in workdirs]
     if len({path.resolve() for path in paths}) < len(paths):
@@ -48,51 +56,64 @@ def write_joined(
     if any(target.resolve() == path.resolve() for path in paths):
         raise UserError(f"--workdir: {target} is one of those to join; expected another folder for the joined page")
     per_class, results = _joined(paths, "per_class.csv"), _joined(paths, "results.csv", needed=False)
-    parts = bias.sections(
-        per_class,
-        results,
-        class_names,
-        target,
-        superclasses=superclasses,
-        choose=choose,
-        targets=targets,
-        draws=draws,
-    )
-    if not parts:
-        raise UserError(f"{', '.join(map(str, paths))}: no sweep of three values or more in per_class.csv")
+    found, left_out = groups(per_class, results, class_names, superclasses, draws, study_of)
+    if not found:
+        reason = left_out[0] if left_out else "no sweep of three values or more in per_class.csv"
+        raise UserError(f"{', '.join(map(str, paths))}: {reason}")
+    parts = bias.sections_of(found, left_out, per_class, target, choose=choose, targets=targets)
     counts = [(str(path), f"{_runs(path)} runs") for path in paths]
     how = [frame.section("Where it is from", frame.pairs(counts), *([frame.code(command)] if command else []))]
-    page = frame.page(f"Bias study of {len(paths)} workdirs", [*parts[:-1], *how, parts[-1]])
+    of = told_apart(paths)[0] if len(paths) == 1 else f"{len(paths)} workdirs"
+    page = frame.page(f"Bias study of {of}", [*parts[:-1], *how, parts[-1]])
     with replacing(target / PAGE, encoding="utf-8") as file:
         file.write(page)
     return target / PAGE
 
 
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """A name for each folder: its own, with as many of those above it as tell the folders apart: a, or x-a and y-a."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(part.strip(os.sep) for part in each[-length:]) for each in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
+
+
 def _joined(paths: Sequence[Path], name: str, needed: bool = True) -> list[Row]:
-    """The rows of all workdirs; the rows to compare with, of which each workdir has its own, come from the first."""
+    """The last rows of each run of all workdirs.
+
+    The rows to compare with, of which each workdir has its own, stand once where they are equal. What another workdir has under
+    the same name, a run that ends at another epoch or another encoder from a file, goes by its folder's name besides.
+    """
     rows: list[Row] = []
-    whose: dict[tuple[object, ...], Path] = {}
-    for path in paths:
+    whose: dict[tuple[object, ...], tuple[Path, float]] = {}
+    ends: dict[tuple[object, ...], tuple[Path, int | None]] = {}
+    for path, label in zip(paths, told_apart(paths), strict=True):
         if not needed and not (path / name).exists():
             continue
-        found = read_results(path / name)
+        found = last_epochs(read_results(path / name))
         names = swept_names(found)
         for row in found:
             swept = tuple((address, row[address]) for address in names if row[address] is not None)
-            key = (*(row.get(column) for column in _SETTING), swept)
-            before = whose.setdefault(key, path)
-            if before == path:
-                rows.append(row)
-            elif row["method"] not in (*BASELINES, PRETRAINED):
-                raise UserError(
-                    f"--workdir: {before} and {path} both hold {_told(row, swept)}; expected each run in one of them"
-                )
+            before, value = whose.setdefault((*(row.get(c) for c in _SETTING), swept), (path, row["value"]))
+            if before != path and row["method"] not in (*BASELINES, PRETRAINED):
+                raise UserError(_twice(before, path, row, swept))
+            if before != path and np.isclose(value, row["value"], rtol=1e-6, atol=0, equal_nan=True):
+                continue
+            first, epoch = ends.setdefault(tuple(row[column] for column in _RUN), (path, row["epoch"]))
+            again = before != path or (first != path and epoch != row["epoch"])
+            rows.append({**row, "run": f"{label}/{row['run']}" if again else row["run"]})
     return rows
 
 
-def _told(row: Row, swept: Iterable[tuple[str, object]]) -> str:
+def _twice(before: Path, path: Path, row: Mapping[str, Any], swept: Sequence[tuple[str, object]]) -> str:
     values = "".join(f", {address} {value}" for address, value in swept)
-    return f"{row['method']} on {row['dataset']}{values}, seed {row['seed']}"
+    return (
+        f"--workdir: {before} and {path} both hold {row['method']} on {row['dataset']}{values}, seed {row['seed']}; expected each "
+        "run once: workdirs to join differ in method, backbone, data set, transforms, epochs, seeds or swept values, and what "
+        "differs in another setting is made in one workdir"
+    )
 
 
 def _runs(path: Path) -> int:

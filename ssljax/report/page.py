@@ -54,6 +54,7 @@ def write_page(
     columns: Sequence[tables.Column] = tables.TABLE1,
     superclasses: Mapping[str, str] | None = None,
     choose: Sequence[str] = (),
+    study_of: str = "",
 ) -> Path:
     """Write report.html and table.csv into a workdir, and the figures into its figures/.
 
@@ -73,12 +74,13 @@ def write_page(
       columns: of the table.
       superclasses: class -> superclass, for the study of a sweep; None takes the data set's own map where there is one.
       choose: classes that the study of a sweep shows first and advises on.
+      study_of: the evaluation, or evaluation:metric, that this study is about; "" for linear accuracy, else what there is.
 
     Returns:
       The page.
 
     Raises:
-      UserError: a file of the workdir cannot be read as what it should be.
+      UserError: a file of the workdir cannot be read as what it should be, or the study of a sweep lacks what is asked for.
     """
     study = read_workdir(Path(workdir))
     rows = tables.summary(study.results)
@@ -93,10 +95,12 @@ def write_page(
         superclasses=superclasses,
         choose=choose,
         targets=targets,
+        study_of=study_of,
     )
+    studied = any(swept[:1])
     sections = [
         *swept[:1],
-        "" if swept and not _compared(rows) else frame.box(_answer(rows)),
+        "" if studied and not _compared(rows) else frame.box(_answer(rows)),
         _diverged(study),
         _table(rows, targets, columns),
         *swept[1:-1],
@@ -104,7 +108,7 @@ def write_page(
         _views(study, titles),
         _clusters(study, shown, images, class_names),
         _losses(study, titles),
-        "" if swept else _classes(study, class_names),
+        "" if studied else _classes(study, class_names),
         frame.section("How it was measured", frame.bullets([*_FORMULAE, *notes])),
         frame.section("Settings", frame.pairs(config_rows)),
         _reproduce(study, command),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ssljax.errors import UserError, unknown
 from ssljax.study.curves import Curves, complete, describe
 
-_SAME = ("method", "backbone", "dataset", "transforms", "target", "metric", "fixed", "swept", "classes")
+_SAME = ("method", "backbone", "dataset", "transforms", "variant", "target", "metric", "fixed", "swept")
 
 
 class Compared(NamedTuple):
@@ -34,7 +34,7 @@ class Advice(NamedTuple):
       value: of the swept address, the best for the group on the validation images.
       reference: the value it is compared with.
       chosen_on: the evaluation that both were chosen on, such as `linear@validation`.
-      group: the classes.
+      group: the classes, those that both curves have.
       seeds: number of seeds.
       group_accuracy: mean over the group's classes, on test images, as the next two.
       others_accuracy: mean over the other classes; NaN where there are none.
@@ -54,7 +54,7 @@ class Advice(NamedTuple):
 def advise(validation: Curves, test: Curves, group: Sequence[str], reference: float | None = None) -> Advice:
     """The swept value with the best mean accuracy of a group of classes on validation images, and its test accuracies.
 
-    Values and seeds that either of the curves lacks are left out. Of equal values the lowest is taken.
+    Values, seeds and classes that either of the curves lacks are left out. Of equal values the lowest is taken.
 
     Args:
       validation: of the evaluation on validation images, such as `linear@validation`.
@@ -64,7 +64,8 @@ def advise(validation: Curves, test: Curves, group: Sequence[str], reference: fl
         over all images would choose.
 
     Raises:
-      UserError: an unknown class or value, curves of other sweeps, or test curves to choose on.
+      UserError: an unknown class or value, no class of the group in both curves, curves of other sweeps, or test curves to
+        choose on.
     """
     if validation.evaluation == test.evaluation:
         raise UserError(
@@ -72,15 +73,17 @@ def advise(validation: Curves, test: Curves, group: Sequence[str], reference: fl
             "(--validation_fraction=0.1, say)"
         )
     if any(getattr(validation, name) != getattr(test, name) for name in _SAME):
-        raise UserError(
-            f"advice: given {describe(validation)} and {describe(test)}; expected the same sweep and the same classes"
-        )
+        raise UserError(f"advice: given {describe(validation)} and {describe(test)}; expected the same sweep")
     group = tuple(dict.fromkeys(group))
     if not group:
         raise UserError("advice: no class given")
+    either = dict.fromkeys((*test.classes, *validation.classes))
     for name in group:
-        if name not in test.classes:
-            raise unknown("class", name, test.classes, "advice")
+        if name not in either:
+            raise unknown("class", name, list(either), "advice")
+    wanted, group = group, tuple(name for name in group if name in test.classes and name in validation.classes)
+    if not group:
+        raise UserError(f"advice: no run has {', '.join(wanted)} among both its validation and its test images")
     validation, test = _common(validation, test)
     inside = np.isin(test.classes, group)
     value = int(validation.accuracy[..., inside].mean(axis=(1, 2)).argmax())
@@ -115,8 +118,9 @@ def advise(validation: Curves, test: Curves, group: Sequence[str], reference: fl
 
 
 def _common(validation: Curves, test: Curves) -> tuple[Curves, Curves]:
-    """Both curves at the values and seeds that both have whole."""
-    validation, test = complete(validation), complete(test)
+    """Both curves of the classes that both have, at the values and seeds that both have whole."""
+    names = tuple(name for name in test.classes if name in validation.classes)
+    validation, test = (complete(_of_classes(each, names)) for each in (validation, test))
     values = np.intersect1d(validation.values, test.values)
     seeds = sorted(set(validation.seeds) & set(test.seeds))
     if not len(values) or not seeds:
@@ -132,3 +136,8 @@ def _common(validation: Curves, test: Curves) -> tuple[Curves, Curves]:
         )
 
     return at(validation), at(test)
+
+
+def _of_classes(curves: Curves, names: tuple[str, ...]) -> Curves:
+    columns = [curves.classes.index(name) for name in names]
+    return curves._replace(classes=names, accuracy=curves.accuracy[..., columns])

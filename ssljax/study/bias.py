@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from ssljax.errors import UserError
 from ssljax.study.association import ALPHA, OPPOSITE_BELOW, Association, adjusted, associations, opposite
-from ssljax.study.chance import DRAWS, Chance, compared, generator, permuted
+from ssljax.study.chance import DRAWS, UNTESTED, Chance, compared, drawn
 from ssljax.study.curves import Curves, complete, describe, points
 from ssljax.study.trend import DIRECTIONS, Explained, Trend, explained, trends
 
@@ -31,7 +30,8 @@ class Bias(NamedTuple):
       share_corrected: the same of `opposite_corrected`.
       trend: line of each class.
       explained: F-test of the swept value for each class; takes all runs, whatever `points` is.
-      moved: share of the classes with q < .05 by that test, and what chance gives.
+      moved: share of the classes with q < .05 by that test, and what chance gives; `UNTESTED` with one seed.
+      directed: share of the classes that rise or fall by its linear part (`explained.sign`), likewise.
       drawn: bool [draws, C], classes with an opposite partner in each permutation.
     """
 
@@ -45,6 +45,7 @@ class Bias(NamedTuple):
     trend: Trend
     explained: Explained
     moved: Chance
+    directed: Chance
     drawn: NDArray[np.bool_]
 
 
@@ -54,6 +55,7 @@ class SharedRow(NamedTuple):
     Attributes:
       dataset, backbone, evaluation, target, metric, swept, fixed, points: what the sweeps have in common.
       methods: the methods, in the order given.
+      part: the transform set and variant of the sweeps, where a method has several; else "".
       classes: how many classes all of them have.
       at_least: number of classes with an opposite partner in at least k methods, by k: all of them, 3 and 2, as far as there
         are as many; beside it what chance gives.
@@ -68,6 +70,7 @@ class SharedRow(NamedTuple):
     fixed: tuple[tuple[str, Any], ...]
     points: str
     methods: tuple[str, ...]
+    part: str
     classes: int
     at_least: dict[int, Chance]
 
@@ -87,7 +90,7 @@ class Alike(NamedTuple):
 
 
 def bias(curves: Curves, of: str = "runs", draws: int = DRAWS, seed: int = 0) -> Bias:
-    """The bias of one sweep, with the same permutations behind each of its three chances.
+    """The bias of one sweep, with the same permutations behind each of its chances.
 
     Args:
       curves: of one sweep; incomplete ones are made complete.
@@ -96,32 +99,36 @@ def bias(curves: Curves, of: str = "runs", draws: int = DRAWS, seed: int = 0) ->
       seed: of the permutations.
 
     Raises:
-      UserError: too few values, seeds or draws, or another reading.
+      UserError: too few values, seeds, classes or draws, or another reading.
     """
+    count = len(curves.classes)
+    if count < 2:
+        raise UserError(f"{describe(curves)}: given {count} class{'' if count == 1 else 'es'}, expected at least 2")
     curves = complete(curves)
-    rng = generator(curves, seed)
-    drawn = []
-    with threadpool_limits(1):  # as in `chance`
-        for _ in range(draws):
-            other = permuted(curves, rng)
-            _, raw, corrected = _opposed(other, of)
-            drawn.append((raw.any(axis=1), corrected.any(axis=1), explained(other).q < ALPHA))
-        found, raw, corrected = _opposed(curves, of)
-    test = explained(curves)
-    classes = np.array(drawn).reshape(draws, 3, len(curves.classes))
-    shares = classes.mean(axis=2).T
+
+    def marks(each: Curves) -> NDArray[np.bool_]:
+        """[4, C]: has an opposite partner, has one after the correction, moves, rises or falls."""
+        _, raw, corrected = _opposed(each, of)
+        test = explained(each)
+        return np.stack([raw.any(axis=1), corrected.any(axis=1), test.q < ALPHA, test.sign != 0])
+
+    chosen = np.array(drawn(curves, marks, draws, seed), bool).reshape(draws, 4, count)
+    share, share_corrected, moved, directed = map(compared, marks(curves).mean(axis=1), chosen.mean(axis=2).T)
+    tested = len(curves.seeds) > 1
+    found, raw, corrected = _opposed(curves, of)
     return Bias(
         curves=curves,
         points=of,
         found=found,
         opposite=raw,
         opposite_corrected=corrected,
-        share=compared(raw.any(axis=1).mean(), shares[0]),
-        share_corrected=compared(corrected.any(axis=1).mean(), shares[1]),
+        share=share,
+        share_corrected=share_corrected,
         trend=trends(curves, of),
-        explained=test,
-        moved=compared((test.q < ALPHA).mean(), shares[2]),
-        drawn=classes[:, 0],
+        explained=explained(curves),
+        moved=moved if tested else UNTESTED,
+        directed=directed if tested else UNTESTED,
+        drawn=chosen[:, 0],
     )
 
 
@@ -148,7 +155,7 @@ def shared(biases: Sequence[Bias]) -> list[SharedRow]:
     """Table 5: how many classes have an opposite partner in all methods, in at least three, in at least two.
 
     Sweeps of two methods or more with the same data set, backbone, evaluation, target, metric, swept address and reading make a
-    row. Where a method has several transform sets, sweeps of one set make a row; where it has several programs besides, none do.
+    row. Where a method has several such sweeps, those of one transform set and one variant make a row.
 
     Raises:
       UserError: a method twice in a row, or two permuted another number of times.
@@ -160,12 +167,15 @@ def shared(biases: Sequence[Bias]) -> list[SharedRow]:
         groups.setdefault(key, []).append(each)
     found = []
     for key, group in groups.items():
-        parts = [group]
-        if len({each.curves.method for each in group}) < len(group):
-            sets = dict.fromkeys(each.curves.transforms for each in group)
-            parts = [[each for each in group if each.curves.transforms == name] for name in sets]
-        parts = [part for part in parts if not any(each.curves.variant for each in part)]
-        found += [SharedRow(*key, *_counts(part)) for part in parts if len(part) > 1]
+        parts: dict[str, list[Bias]] = {}
+        several = len({each.curves.method for each in group}) < len(group)
+        for each in group:
+            name = ", ".join(filter(None, (each.curves.transforms, each.curves.variant))) if several else ""
+            parts.setdefault(name, []).append(each)
+        for name, part in parts.items():
+            if len(part) > 1:
+                methods, classes, at_least = _counts(part)
+                found.append(SharedRow(*key, methods, name, classes, at_least))
     return found
 
 
@@ -218,7 +228,10 @@ def rows(biases: Sequence[Bias]) -> list[dict[str, Any]]:
                     "f": float(test.f[i]),
                     "p": float(test.p[i]),
                     "q": float(test.q[i]),
+                    "linear_p": float(test.linear_p[i]),
+                    "linear_q": float(test.linear_q[i]),
                     "sign": int(test.sign[i]),
+                    "bend": bool(test.bend[i]),
                     "opposite": int(partners[i]),
                     "opposite_corrected": int(corrected[i]),
                 }
@@ -252,6 +265,7 @@ def _columns(bias: Bias) -> dict[str, Any]:
         "backbone": c.backbone,
         "dataset": c.dataset,
         "transforms": c.transforms,
+        "variant": c.variant,
         "evaluation": c.evaluation,
         "target": c.target,
         "metric": c.metric,

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +11,9 @@ from threadpoolctl import threadpool_limits
 from ssljax.errors import UserError
 from ssljax.study.curves import Curves, describe
 
-DRAWS = 200
+DRAWS = 200  # permutations: p is known to about .015 at .05 (our choice)
+
+T = TypeVar("T")
 
 
 class Chance(NamedTuple):
@@ -21,6 +23,8 @@ class Chance(NamedTuple):
       measured: of the curves as they are.
       mean, low, high: mean, 2.5 % and 97.5 % quantile of the draws.
       p: (1 + draws at least as large as measured) / (1 + draws).
+
+    All are NaN where the statistic cannot be had, `UNTESTED`.
     """
 
     measured: float
@@ -28,6 +32,9 @@ class Chance(NamedTuple):
     low: float
     high: float
     p: float
+
+
+UNTESTED = Chance(*(float("nan"),) * 5)
 
 
 def permuted(curves: Curves, rng: np.random.Generator) -> Curves:
@@ -40,22 +47,22 @@ def permuted(curves: Curves, rng: np.random.Generator) -> Curves:
     return curves._replace(accuracy=rng.permuted(curves.accuracy, axis=0))
 
 
-def chance(curves: Curves, statistic: Callable[[Curves], float], draws: int = DRAWS, seed: int = 0) -> Chance:
-    """A statistic of the curves, and of `draws` permutations of them.
+def drawn(curves: Curves, statistic: Callable[[Curves], T], draws: int = DRAWS, seed: int = 0) -> list[T]:
+    """A statistic of each of `draws` permutations of the curves, to be `compared` with that of the curves themselves.
 
     Args:
       curves: complete.
-      statistic: larger means more than chance.
+      statistic: of curves.
       draws: number of permutations; the smallest p is 1 / (1 + draws).
       seed: of the permutations.
     """
     rng = generator(curves, seed)
     with threadpool_limits(1):  # small products: threads that wait for a shared core cost ten times as much
-        return compared(statistic(curves), [statistic(permuted(curves, rng)) for _ in range(draws)])
+        return [statistic(permuted(curves, rng)) for _ in range(draws)]
 
 
 def compared(measured: float, drawn: ArrayLike) -> Chance:
-    """A measured statistic beside the drawn ones [draws].
+    """A measured statistic, larger meaning more than chance, beside the drawn ones [draws].
 
     Raises:
       UserError: none is drawn.

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssljax.errors import UserError
+from ssljax.evaluate.results import program_of
 from ssljax.study.properties import TABLE3
 from ssljax.study.trend import Trend
 
@@ -137,7 +138,8 @@ def properties_from(per_class: Iterable[Mapping[str, Any]], dataset: str) -> tup
     """Properties of a data set's classes from the rows of the evaluation `properties`.
 
     Those of the images come from the rows of the raw pixels. Those of features come from one encoder, or from the mean over the
-    runs of one method: a pretrained encoder where there is one, else the first method that was trained, else an untrained one.
+    runs of one program: the first pretrained encoder where there is one, else the first method that was trained, else an
+    untrained one.
 
     Args:
       per_class: rows of per_class.csv.
@@ -146,12 +148,12 @@ def properties_from(per_class: Iterable[Mapping[str, Any]], dataset: str) -> tup
     Returns:
       property -> class -> value, and a sentence that says whose features they are of; ({}, "") without such rows.
     """
-    found: dict[tuple[str, str, str], dict[str, dict[str, list[float]]]] = {}
-    runs: dict[tuple[str, str, str], set[str]] = {}
+    found: dict[tuple[str, str, str, str], dict[str, dict[str, list[float]]]] = {}
+    runs: dict[tuple[str, str, str, str], set[str]] = {}
     for row in per_class:
         if row["evaluation"] != "properties" or row["dataset"] != dataset:
             continue
-        encoder = (row["method"], row["backbone"], row["transforms"])
+        encoder = (row["method"], row["backbone"], row["transforms"], program_of(row["run"]))
         of_class = found.setdefault(encoder, {}).setdefault(row["metric"], {})
         of_class.setdefault(row["class"], []).append(float(row["value"]))
         runs.setdefault(encoder, set()).add(row["run"])
@@ -162,12 +164,14 @@ def properties_from(per_class: Iterable[Mapping[str, Any]], dataset: str) -> tup
     )  # stable: the first stays
     sentences = []
     if encoders:
-        method, backbone, transforms = encoder = encoders[0]
+        method, backbone, transforms, program = encoder = encoders[0]
+        count = sum(other[:3] == encoder[:3] for other in encoders)
         whose = {"pretrained": f"a pretrained {backbone}", "random": f"an untrained {backbone}"}.get(
             method, f"{method}'s {backbone}" + (f" ({transforms})" if transforms else "")
         )
+        which = f", the first of {count}: {program or 'without a program'}" if count > 1 else ""
         mean = f", mean over {len(runs[encoder])} runs" if len(runs[encoder]) > 1 else ""
-        sentences.append(f"Properties of features are of {whose}{mean}.")
+        sentences.append(f"Properties of features are of {whose}{which}{mean}.")
     if pixels:
         sentences.append("Properties of images are means over the training images of a class.")
     properties = {

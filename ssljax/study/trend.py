@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from ssljax.study.association import ALPHA, p_of_correlation
 from ssljax.study.curves import Curves, points, positions
@@ -35,17 +35,24 @@ class Explained(NamedTuple):
       f: float64 [C], F with V - 1 and (V - 1)(S - 1) degrees of freedom.
       p: float64 [C], of no effect of the value.
       q: float64 [C], p adjusted for the number of classes by Benjamini and Hochberg.
-      sign: int [C], of the class's slope where q is small enough, else 0.
+      linear_p: float64 [C], of no linear part of that effect: F with 1 and (V - 1)(S - 1) degrees of freedom.
+      linear_q: float64 [C], `linear_p` adjusted for the number of classes.
+      sign: int [C], of the class's slope where `linear_q` is small enough, else 0: 1 rises with the value, -1 falls.
+      bend: bool [C], the value acts (q is small enough) and sign is 0: the class neither rises nor falls, but does best or
+        worst somewhere in between.
 
-    With one seed there is no error to hold the value against: share and f are NaN, p and q 1, sign 0. So it is for a class
-    that does not vary.
+    With one seed there is no error to hold the value against: share and f are NaN, the p and q 1, sign 0, bend False. So it is
+    for a class that does not vary.
     """
 
     share: NDArray[np.float64]
     f: NDArray[np.float64]
     p: NDArray[np.float64]
     q: NDArray[np.float64]
+    linear_p: NDArray[np.float64]
+    linear_q: NDArray[np.float64]
     sign: NDArray[np.int_]
+    bend: NDArray[np.bool_]
 
 
 def trends(curves: Curves, of: str = "runs", alpha: float = ALPHA) -> Trend:
@@ -71,29 +78,42 @@ def explained(curves: Curves, alpha: float = ALPHA) -> Explained:
     """F-test of the swept value with the seeds as blocks: a randomised complete block design, class by class.
 
     Unlike a correlation of two classes it needs no pair: there are as many tests as classes, and it asks about the swept
-    value, not about classes that trade places from run to run whatever the value.
+    value, not about classes that trade places from run to run whatever the value. Of the sum of squares between the values
+    the linear contrast takes S (sum_v x_v y_v)^2 / sum_v x_v^2, x the centred values and y the means over the seeds: one degree
+    of freedom, held against the same error.
 
     Args:
       curves: complete.
-      alpha: bound of q for a sign.
+      alpha: bound of q and `linear_q` for a sign or a bend.
     """
     y = curves.accuracy
     n_values, n_seeds, n_classes = y.shape
-    slope = trends(curves).slope
     if n_seeds == 1:
         nothing, one = np.full(n_classes, np.nan), np.ones(n_classes)
-        return Explained(nothing, nothing, one, one, np.zeros(n_classes, int))
+        return Explained(nothing, nothing, one, one, one, one, np.zeros(n_classes, int), np.zeros(n_classes, bool))
     mean = y.mean(axis=(0, 1))
     by_value, by_seed = y.mean(axis=1), y.mean(axis=0)
     total = ((y - mean) ** 2).sum(axis=(0, 1))
     between = n_seeds * ((by_value - mean) ** 2).sum(axis=0)
     error = ((y - by_value[:, None] - by_seed + mean) ** 2).sum(axis=(0, 1))
+    x = curves.values - curves.values.mean()
+    rise = x @ (by_value - mean)
+    linear = n_seeds * rise**2 / (x @ x)
     varies = y.max(axis=(0, 1)) > y.min(axis=(0, 1))
-    between, error = (np.where(part > _ROUNDING * total, part, 0.0) for part in (between, error))
+    between, linear, error = (np.where(part > _ROUNDING * total, part, 0.0) for part in (between, linear, error))
     df = n_values - 1, (n_values - 1) * (n_seeds - 1)
+    f, p = _f_test(between, df[0], error, df[1], varies)
+    linear_p = _f_test(linear, 1, error, df[1], varies)[1]
+    q, linear_q = stats.false_discovery_control(p), stats.false_discovery_control(linear_p)
+    share = np.where(varies, between / np.where(varies, total, 1), np.nan)
+    sign = np.where(linear_q < alpha, np.sign(rise), 0).astype(int)
+    return Explained(share, f, p, q, linear_p, linear_q, sign, (q < alpha) & (sign == 0))
+
+
+def _f_test(
+    effect: NDArray[np.float64], effect_df: int, error: NDArray[np.float64], error_df: int, varies: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """F of sums of squares, and its p-value; NaN and 1 where there is nothing to compare."""
     with np.errstate(divide="ignore", invalid="ignore"):  # no error: F is infinite; nothing but seeds: 0 / 0
-        share = np.where(varies, between / total, np.nan)
-        f = np.where(varies & (between + error > 0), (between / df[0]) / (error / df[1]), np.nan)
-    p = np.where(np.isnan(f), 1.0, stats.f.sf(np.nan_to_num(f, nan=0.0, posinf=np.inf), *df))
-    q = stats.false_discovery_control(p)
-    return Explained(share, f, p, q, np.where(q < alpha, np.sign(slope), 0).astype(int))
+        f = np.where(varies & (effect + error > 0), (effect / effect_df) / (error / error_df), np.nan)
+    return f, np.where(np.isnan(f), 1.0, special.fdtrc(effect_df, error_df, f))

@@ -178,6 +178,23 @@ def test_the_supervised_label_of_several(tmp_path, load, features, supervised):
     found = load("several")
     assert found.class_names == {"kind": ("dog", "owl"), "coarse": ("animal", "plant", "thing")}[supervised]
     assert found.splits["train"].labels.tolist() == {"kind": [0, 1], "coarse": [2, 1]}[supervised]
+    if supervised == "kind":
+        folder = str(tmp_path / "tfds")
+        assert data.superclasses("several", "coarse", data_dir=folder) == {"dog": "thing", "owl": "plant"}
+        with pytest.raises(UserError, match=r"expected a label feature besides kind, of \['coarse'\], given 'fine'"):
+            data.superclasses("several", "fine", data_dir=folder)
+        with pytest.raises(UserError, match="digits has no label feature 'coarse'"):
+            data.superclasses("digits", "coarse")
+
+
+def test_a_class_of_two_superclasses(tmp_path, features):
+    import tensorflow_datasets as tfds
+
+    both = {"coarse": tfds.features.ClassLabel(names=["animal", "plant"]), **features}
+    made = [{**record, "coarse": i // 2} for i, record in enumerate(records([1, 2, 3]))]
+    prepare(tmp_path / "tfds", "torn", both, {"train": made}, supervised=("picture", "kind"))
+    with pytest.raises(UserError, match="coarse of dog is animal and plant; expected one"):
+        data.superclasses("torn", "coarse", data_dir=str(tmp_path / "tfds"))
 
 
 def test_withheld_test_labels_and_grey_among_colour(tmp_path, load, features):

@@ -68,6 +68,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["r.csv"]
 
 
+def test_tables_of_other_programs(tmp_path):
+    path = tmp_path / "r.csv"
+    write_results(path, [row()])
+    plain = path.read_text()
+    path.write_text(plain, encoding="utf-8-sig")  # as spreadsheets save it
+    assert read_results(path) == [row()]
+    path.write_text("\n".join(f"{i},{line}" if i else f",{line}" for i, line in enumerate(plain.splitlines())))
+    with pytest.raises(UserError, match=r"r\.csv: column 1 has no name; expected a name, or no such column"):
+        read_results(path)
+
+
 def test_bad_files(tmp_path):
     path = tmp_path / "r.csv"
     with pytest.raises(UserError, match="r.csv: cannot be read"):

@@ -4,7 +4,6 @@ import pytest
 from ssljax.errors import UserError
 from ssljax.study.association import associations, opposite
 from ssljax.study.bias import behave_alike, bias, opposed_pairs, pair_rows, rows, shared
-from ssljax.study.chance import Chance
 from ssljax.study.curves import Curves, complete
 from ssljax.study.trend import explained, trends
 
@@ -63,7 +62,8 @@ def test_each_share_stands_beside_its_chance(found):
         assert share.measured == mask.any(axis=1).mean()
     assert found.share_corrected.measured == 0.25 and found.share_corrected.p == pytest.approx(1 / 61)
     assert found.moved.measured == np.mean(found.explained.q < 0.05) and found.moved.p == pytest.approx(1 / 61)
-    assert found.share_corrected.mean < 0.02 and found.moved.mean < 0.02
+    assert found.directed.measured == 0.25 and found.directed.p == pytest.approx(1 / 61)
+    assert found.share_corrected.mean < 0.02 and found.moved.mean < 0.02 and found.directed.mean < 0.02
     assert found.drawn.shape == (60, 20)
     assert found.share.mean == pytest.approx(found.drawn.mean())
     assert 0.2 < found.share.mean < 0.9  # by the papers' rule noise has partners
@@ -76,7 +76,7 @@ def test_parts_are_those_of_the_other_modules_for_complete_curves():
     one = sweep(gaps)
     found = bias(one, of="mean", draws=3)
     whole = complete(one)
-    assert found.points == "mean" and found.curves.seeds == (5, 6, 7, 9) and len(found.curves.values) == 9
+    assert found.points == "mean" and found.curves.seeds == (5, 6, 7, 8, 9) and len(found.curves.values) == 8
     expected = associations(np.round(whole.accuracy.mean(axis=1), 12))
     for name, association in expected.items():
         np.testing.assert_allclose(found.found[name].coefficient, association.coefficient)
@@ -108,8 +108,23 @@ def test_same_seed_same_draws(found):
 
 def test_one_seed_says_nothing_of_the_value():
     one = bias(sweep(planted(n_seeds=1)), draws=5)
-    assert one.moved == Chance(0, 0, 0, 0, 1)
-    assert one.opposite[0, 3]
+    assert np.isnan(one.moved).all() and np.isnan(one.directed).all()
+    assert one.opposite[0, 3] and one.share.measured > 0
+
+
+def test_classes_that_bend_move_in_no_direction():
+    arch = 0.1 - 0.4 * (np.linspace(0, 1, 10) - 0.5) ** 2
+    one = bias(sweep(0.6 + arch[:, None, None] + 0.01 * np.random.default_rng(3).normal(size=(10, 5, 6))), draws=40)
+    assert (one.moved.measured, one.directed.measured) == (1, 0)
+    assert one.moved.p == pytest.approx(1 / 41) and one.directed.p == 1
+    assert [row["bend"] for row in rows([one])] == [True] * 6 and {row["sign"] for row in rows([one])} == {0}
+
+
+def test_there_is_no_bias_between_fewer_than_two_classes():
+    assert shared([]) == rows([]) == pair_rows([]) == []
+    with pytest.raises(UserError, match=r"over color_jitter\.hue: given 1 class, expected at least 2"):
+        bias(sweep(planted()[..., :1]), draws=2)
+    assert len(pair_rows([bias(sweep(planted()[..., :2]), draws=2)])) == 1
 
 
 def marked(found, method, partnered, drawn, **other):
@@ -145,7 +160,10 @@ def test_shared_classes_are_matched_by_name_and_sets(found):
     (row,) = shared(pair)
     assert row.at_least.keys() == {2} and row.at_least[2].measured == 1
     other = [each._replace(curves=each.curves._replace(transforms="cells")) for each in pair]
-    assert [row.at_least[2].measured for row in shared([*pair, *other])] == [1, 1]
+    assert [(row.part, row.at_least[2].measured) for row in shared([*pair, *other])] == [("cifar", 1), ("cells", 1)]
+    longer = [each._replace(curves=each.curves._replace(variant="epoch 200")) for each in pair]
+    assert [row.part for row in shared([*pair, *longer])] == ["cifar", "cifar, epoch 200"]
+    assert [row.part for row in shared([pair[0], longer[1]])] == [""]
     with pytest.raises(UserError, match=r"shared: given linear accuracy of simclr .* twice"):
         shared([*pair, pair[0]])
     with pytest.raises(UserError, match="different numbers of draws"):

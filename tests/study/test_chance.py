@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from ssljax.errors import UserError
-from ssljax.study.association import associations, opposite
-from ssljax.study.chance import Chance, chance, compared, generator, permuted
+from ssljax.study.bias import bias
+from ssljax.study.chance import UNTESTED, Chance, compared, drawn, generator, permuted
 from ssljax.study.curves import Curves, points
 
 
@@ -19,12 +19,12 @@ def sweep(accuracy, method="simclr"):
     )
 
 
-def opposed(curves):
-    return float(opposite(associations(points(curves, "runs"))).any(axis=1).mean())
-
-
 def lowest(curves):
     return -float(np.corrcoef(points(curves, "runs"), rowvar=False).min())
+
+
+def chance(curves, draws, seed=0):
+    return compared(lowest(curves), drawn(curves, lowest, draws, seed))
 
 
 def test_a_permutation_stays_within_its_seed_and_class_and_is_its_own():
@@ -49,6 +49,7 @@ def test_summary_of_the_draws():
     found = compared(3, np.arange(5.0))
     assert found == Chance(3, 2, 0.1, 3.9, 3 / 6)  # two of five reach it
     assert compared(4.5, np.arange(5.0)).p == 1 / 6
+    assert np.isnan(UNTESTED).all()
     assert compared(0.1 + 0.2, [0.3]).p == 1  # equal but for rounding
     with pytest.raises(UserError, match="chance: given 0 draws, expected at least 1"):
         compared(1, [])
@@ -57,8 +58,10 @@ def test_summary_of_the_draws():
 def test_draws_are_those_of_the_seed_and_the_sweep():
     rng = np.random.default_rng(2)
     one = sweep(rng.normal(size=(5, 2, 6)))
-    assert chance(one, lowest, draws=20) == chance(one, lowest, draws=20)
-    assert chance(one, lowest, draws=20) != chance(one, lowest, draws=20, seed=1)
+    assert drawn(one, lowest, draws=20) == drawn(one, lowest, draws=20)
+    assert drawn(one, lowest, draws=20) != drawn(one, lowest, draws=20, seed=1)
+    rng = generator(one, 3)
+    assert drawn(one, lowest, draws=3, seed=3) == [lowest(permuted(one, rng)) for _ in range(3)]
     other = one._replace(method="vicreg")
     assert generator(one, 0).integers(2**60) != generator(other, 0).integers(2**60)
 
@@ -67,18 +70,21 @@ def test_false_positives_of_the_baseline_on_pure_noise():
     rng = np.random.default_rng(3)
     trials, draws = 600, 19  # p <= .05 is to be above all 19: a chance of exactly 1 in 20
     levels = 5 * rng.normal(size=(trials, 1, 3, 1)) + rng.normal(size=(trials, 1, 1, 6))
-    p = [chance(sweep(a), lowest, draws).p for a in rng.normal(size=(trials, 5, 3, 6)) + levels]
+    p = [chance(sweep(a), draws).p for a in rng.normal(size=(trials, 5, 3, 6)) + levels]
     error = np.sqrt(0.05 * 0.95 / trials)
     assert abs(np.mean(np.array(p) <= 0.05) - 0.05) < 3 * error
     assert abs(np.mean(p) - (draws + 2) / (2 * (draws + 1))) < 3 * np.sqrt(1 / 12 / trials)
 
 
-def test_false_positives_of_the_share_of_opposed_classes_on_pure_noise():
+def test_false_positives_of_the_bias_on_pure_noise():
     rng = np.random.default_rng(4)
-    trials = 400
-    p = [chance(sweep(a), opposed, draws=19).p for a in rng.normal(size=(trials, 6, 2, 8))]
-    # shares tie, which makes the test err to the safe side only
-    assert np.mean(np.array(p) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+    trials = 150
+    found = [bias(sweep(a), draws=19) for a in rng.normal(size=(trials, 6, 2, 8))]
+    for name in ("share", "share_corrected", "moved", "directed"):
+        p = np.array([getattr(one, name).p for one in found])
+        # shares tie, which makes the test err to the safe side only
+        assert np.mean(p <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials), name
+    p = [one.share.p for one in found]
     assert min(p) < 0.2 and np.mean(p) < 0.8
 
 
@@ -86,5 +92,5 @@ def test_planted_opposition_is_above_chance():
     rng = np.random.default_rng(5)
     direction = np.array([1, -1] * 5)
     accuracy = np.linspace(0, 1, 10)[:, None, None] * direction + 0.2 * rng.normal(size=(10, 3, 10))
-    found = chance(sweep(accuracy), opposed, draws=99)
+    found = bias(sweep(accuracy), draws=99).share
     assert found.measured == 1 and found.p == 0.01 and found.low <= found.mean <= found.high < 1

@@ -131,6 +131,13 @@ def test_properties_come_from_the_best_encoder_that_there_is():
     own, whose = properties_from([r for r in rows if r["method"] != "pretrained"], "cifar10")
     assert own == {"spectrum": {"cat": 3.5}, "texture": {"cat": 3.0}}
     assert whose.startswith("Properties of features are of simclr's resnet18 (paper), mean over 2 runs. ")
+    two = [row("pretrained", "e/seed=5", "spectrum", "cat", 7.0), row("pretrained", "f/seed=5", "spectrum", "cat", 9.0)]
+    assert properties_from(two, "cifar10") == (
+        {"spectrum": {"cat": 7.0}},
+        "Properties of features are of a pretrained resnet18, the first of 2: e.",
+    )
+    parts = [row("simclr", f"p~{i}/seed={i}", "spectrum", "cat", float(i)) for i in range(3)]  # of one split program
+    assert properties_from(parts, "cifar10")[0] == {"spectrum": {"cat": 1.0}}
     last, whose = properties_from(rows[:1], "cifar10")
     assert last == {"spectrum": {"cat": 1.0}} and whose == "Properties of features are of an untrained resnet18."
     assert properties_from(rows, "mnist") == ({}, "")

@@ -51,6 +51,7 @@ def test_a_constant_class_has_no_trend_and_nothing_explained():
     fit, test = trends(sweep(accuracy)), explained(sweep(accuracy))
     assert (fit.slope[1], fit.p[1], fit.direction[1]) == (0, 1, "random")
     assert np.isnan([test.share[1], test.f[1]]).all() and (test.p[1], test.q[1], test.sign[1]) == (1, 1, 0)
+    assert (test.linear_p[1], test.linear_q[1], test.bend[1]) == (1, 1, False)
     assert np.isfinite([test.share[0], test.f[0]]).all()
 
 
@@ -74,6 +75,40 @@ def test_f_test_is_that_of_nested_least_squares_fits():
     np.testing.assert_allclose(found.q, stats.false_discovery_control(found.p))
 
 
+def test_the_linear_part_is_the_f_test_of_a_nested_least_squares_fit():
+    """Seeds; seeds and a line; seeds and values: the line's sum of squares against the residual of the last."""
+    values = [0, 0.1, 0.15, 0.4, 0.9]  # unevenly spaced
+    levels = 0.1 * np.random.default_rng(10).normal(size=(4, 1))
+    one = sweep(noise(5, 4, 6, seed=11) + levels + np.outer(values, np.linspace(-0.05, 0.05, 6))[:, None], values)
+    found = explained(one)
+    by_seed = np.tile(np.eye(4), (5, 1))
+    by_line = np.hstack([by_seed, np.repeat(values, 4)[:, None]])
+    by_both = np.hstack([by_seed, np.repeat(np.eye(5), 4, axis=0)[:, 1:]])
+
+    def residual(design, y):
+        return np.sum((y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) ** 2)
+
+    for i in range(6):
+        y = one.accuracy[..., i].ravel()
+        f = (residual(by_seed, y) - residual(by_line, y)) / (residual(by_both, y) / 12)
+        np.testing.assert_allclose(found.linear_p[i], stats.f.sf(f, 1, 12), rtol=1e-7)
+    np.testing.assert_allclose(found.linear_q, stats.false_discovery_control(found.linear_p))
+    slope = trends(one).slope
+    np.testing.assert_array_equal(found.sign, np.where(found.linear_q < 0.05, np.sign(slope), 0))
+    assert 0 < np.count_nonzero(found.sign) < 6
+
+
+def test_a_class_that_turns_back_has_no_sign():
+    values = np.linspace(0, 1, 9)
+    arch = 0.4 * (0.25 - (values - 0.5) ** 2)  # an inverted U
+    hook = 0.1 * np.exp(-((values - 0.3) ** 2) / 0.05) + 0.15 * values  # turns back, and rises on the whole
+    shapes = np.stack([arch, -arch, 0.1 * values, -0.1 * values, 0.1 * np.sqrt(values), hook, 0 * values], axis=1)
+    found = explained(sweep(noise(9, 4, 7, seed=12, deviation=0.01) + shapes[:, None], values))
+    np.testing.assert_array_equal(found.sign, [0, 0, 1, -1, 1, 1, 0])
+    np.testing.assert_array_equal(found.bend, [True, True, False, False, False, False, False])
+    assert (found.q[:6] < 0.05).all()
+
+
 def test_one_way_f_test_where_seeds_do_not_matter():
     one = sweep(noise(5, 4, 3, seed=5))
     accuracy = one.accuracy - one.accuracy.mean(axis=0) + 0.6  # every seed has the same level
@@ -93,6 +128,9 @@ def test_pure_noise_is_called_an_effect_as_often_as_it_says(shape):
     assert abs(np.mean(found.p < 0.05) - 0.05) < 3 * error
     assert stats.kstest(found.p, "uniform").pvalue > 0.001
     assert np.mean(found.q < 0.05) < 0.001
+    assert abs(np.mean(found.linear_p < 0.05) - 0.05) < 3 * error
+    assert stats.kstest(found.linear_p, "uniform").pvalue > 0.001
+    assert np.mean(found.sign != 0) < 0.001 and np.mean(found.bend) < 0.001
 
 
 def test_signs_of_planted_classes():
@@ -112,6 +150,7 @@ def test_one_seed_gives_no_test():
     found = explained(sweep(noise(8, 1, 3, seed=9) + np.linspace(0, 1, 8)[:, None, None]))
     assert np.isnan(found.share).all() and np.isnan(found.f).all()
     assert (found.p == 1).all() and (found.q == 1).all() and (found.sign == 0).all()
+    assert (found.linear_p == 1).all() and (found.linear_q == 1).all() and not found.bend.any()
 
 
 def test_no_error_at_all_and_no_effect_at_all():
@@ -121,3 +160,4 @@ def test_no_error_at_all_and_no_effect_at_all():
     assert found.f[0] == np.inf and found.p[0] == 0
     np.testing.assert_allclose(found.share[0], by_value.var() / (by_value.var() + by_seed.var()))
     assert found.share[1] == 0 and found.p[1] == 1
+    assert found.linear_p.tolist() == [0, 1] and found.bend.tolist() == [False, False]
