@@ -227,7 +227,7 @@ def test_two_losses_from_the_command_line(one_layer, tmp_path, capsys):
     (config,) = json.loads((tmp_path / "W" / "run.json").read_text())["configs"]
     assert config["second.method"] == "mocov2plus"
     assert config["second.tau.base"] == 0.99
-    assert "mnist_first & rotation(degrees=30) (loss_weights.second 2)" in capsys.readouterr().out  # the table
+    assert "simclr & mocov2plus (loss_weights.second 2)" in capsys.readouterr().out  # the table
 
 
 def test_help_method_prints_a_page_and_refuses_what_is_none(capsys):
