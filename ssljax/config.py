@@ -110,6 +110,18 @@ class Config:
     queue_size: int = _field(None, int, "keys in a method's queue", low=1)
     prototypes: int = _field(None, int, "prototypes of a clustering method", low=2)
     prototype_heads: int = _field(None, int, "clusterings side by side (DeepCluster v2)", low=1)
+    target_network: str = _field(
+        None,
+        str,
+        "whose outputs are labelled (MIRA): those of the EMA copy, or the trained network's own, without regard to tau",
+        choices=("ema", "self"),
+    )
+    solver_steps: int = _field(
+        None,
+        int,
+        "plain steps of MIRA's solver, such as the paper's 30 (0: sped-up ones until solver.tolerance)",
+        low=0,
+    )
 
     # A second loss beside the first: one encoder, one more set of views
     second_transforms: str = _field(

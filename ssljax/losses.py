@@ -79,6 +79,32 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array, temperature: jax.A
     return -jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32) / temperature), axis=-1).mean()
 
 
+def twist(logits1: jax.Array, logits2: jax.Array, *, eps: float = 1e-5) -> jax.Array:
+    """Twin class distributions: equal for the two views, sure of each image, and even over the batch.
+
+    Args:
+      logits1, logits2: [batch, classes], the two views; TWIST batch-normalises them first. Gradients flow into both.
+      eps: added to probabilities inside the logarithms; the official program's.
+
+    Returns:
+      D + H - M, each the mean over the two views or directions, p and q the views' softmaxes: D of mean_i KL(p_i || q_i),
+      H of mean_i entropy(p_i), M of entropy(mean_i p_i). At least -log(classes), where every image has one sure class,
+      the same in both views, and the classes are even.
+
+    References:
+      Feng et al., 2021 (TWIST), equations 1 to 3.
+    """
+    p, q = (jax.nn.softmax(logits.astype(jnp.float32)) for logits in (logits1, logits2))
+
+    def entropy(probabilities: jax.Array) -> jax.Array:
+        return -jnp.sum(probabilities * jnp.log(probabilities + eps), axis=-1)
+
+    divergence = jnp.sum((p - q) * (jnp.log(p + eps) - jnp.log(q + eps)), axis=-1).mean()
+    rows = entropy(p).mean() + entropy(q).mean()
+    marginals = entropy(p.mean(axis=0)) + entropy(q.mean(axis=0))
+    return (divergence + rows - marginals) / 2
+
+
 def dino(
     student: jax.Array,
     target: jax.Array,
@@ -152,6 +178,19 @@ def deepcluster(logits: jax.Array, assignment: jax.Array, temperature: jax.Array
     return jnp.sum(jnp.where(known, entropies, 0.0)) / jnp.maximum(jnp.sum(known), 1)
 
 
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross entropy with labels.
+
+    Args:
+      logits: [batch, classes].
+      labels: [batch], whole numbers below classes.
+
+    Returns:
+      Mean over the batch of -log softmax(logits)[label].
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
+
+
 def nnclr(neighbor: jax.Array, p: jax.Array, temperature: jax.Array | float) -> jax.Array:
     """InfoNCE between the neighbours of one view and the predictions of the other, one direction.
 
@@ -170,6 +209,25 @@ def nnclr(neighbor: jax.Array, p: jax.Array, temperature: jax.Array | float) -> 
     """
     logits = _matmul(jax.lax.stop_gradient(normalize(neighbor)), normalize(p).T) / temperature
     return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(logits))).mean()
+
+
+def mocov3(p: jax.Array, k: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """InfoNCE among the images of a batch, one direction; the method sums two.
+
+    Args:
+      p: [batch, dim], predictor output, normalised here.
+      k: [batch, dim], the target's output for the other view, normalised here; no gradient flows into it.
+      temperature: T > 0.
+
+    Returns:
+      2T times the mean over the batch of -log( exp(p_i.k_i/T) / sum_j exp(p_i.k_j/T) ).
+
+    References:
+      Chen, Xie and He, 2021 (MoCo v3), equation 1 and algorithm 1.
+    """
+    logits = _matmul(normalize(p), jax.lax.stop_gradient(normalize(k)).T) / temperature
+    entropies = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(logits)))
+    return 2 * temperature * entropies.mean()
 
 
 def byol(p: jax.Array, k: jax.Array) -> jax.Array:

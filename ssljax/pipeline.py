@@ -159,8 +159,9 @@ def untrained(program: Program) -> loop.Trained:
     dataset = program.dataset
     if program.config.pretrained:
         return encoders.untrained(program.config, program.runs, dataset)
-    images = loop.resident(dataset.splits["train"].images, dataset.mean, dataset.std)
-    return loop.prepare(program.config, program.runs, images)
+    train = dataset.splits["train"]
+    data = loop.resident(train.images, dataset.mean, dataset.std, train.labels)
+    return loop.prepare(program.config, program.runs, data, dataset.classes)
 
 
 def _measured_only(program: Program) -> loop.Trained:

@@ -97,7 +97,7 @@ def plan(
             measuring.check(config, dataset)
             _check_probe(config, dataset)
             images = dataset.splits["train"].images
-            functions = loop.program_of(config, len(images), images.shape[-1])
+            functions = loop.program_of(config, len(images), images.shape[-1], dataset.classes)
         kept = execution.read(checkpoints).get(name) if checkpoints else None
         parts = {} if kept is None else {part: _named(runs, names) for part, names in kept.programs.items()}
         new = [run for run in runs if not any(run in held for held in parts.values())]
@@ -187,7 +187,7 @@ def _refuse_without_effect(given: Sequence[Config], resolved: Sequence[Config]) 
         values = [getattr(config, name) for config in given]
         if name not in read and values[0] is not None:
             flag = config_lib.flag_name(config_lib.fields_by_name()[name])
-            raise UserError(f"--{flag}: {values[0]:g} has no effect on {' and '.join(methods)}")
+            raise UserError(f"--{flag}: {values[0]} has no effect on {' and '.join(methods)}")
 
 
 def _check_prototypes(config: Config, dataset: Dataset) -> None:

@@ -191,7 +191,7 @@ def test_kmeans_in_chunks_is_kmeans_and_needs_less_memory(monkeypatch):
     program = jax.jit(lambda x: assign.spherical_kmeans(x, 64, key, 3)).lower(x).compile()
     assert program.memory_analysis().temp_size_in_bytes < 20_000 * 64 * 4
     chunked = program(x)
-    monkeypatch.setattr(assign, "_CHUNK", 1 << 30)
+    monkeypatch.setattr(assign.clustering, "_CHUNK", 1 << 30)
     whole = jax.jit(lambda x: assign.spherical_kmeans(x, 64, key, 3))(x)
     np.testing.assert_allclose(chunked.centroids, whole.centroids, atol=1e-4)
     # Summed in another order, a row half-way between two centroids may go either way.

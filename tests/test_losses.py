@@ -48,6 +48,14 @@ def numpy_nnclr(neighbor, p, temperature):
     return total / len(p)
 
 
+def numpy_mocov3(p, k, temperature):
+    p, k, total = unit(p), unit(k), 0.0
+    for i in range(len(p)):
+        others = sum(np.exp(p[i] @ k[j] / temperature) for j in range(len(k)))
+        total -= np.log(np.exp(p[i] @ k[i] / temperature) / others)
+    return 2 * temperature * total / len(p)
+
+
 def numpy_byol(p, k):
     return np.mean([np.sum((unit(a) - unit(b)) ** 2) for a, b in zip(p, k)])
 
@@ -58,6 +66,15 @@ def numpy_simsiam(p, z):
 
 def numpy_soft_cross_entropy(logits, targets, temperature):
     return -np.mean([t @ log_softmax(row / temperature) for row, t in zip(logits, targets)])
+
+
+def numpy_twist(a, b):
+    p, q, eps = softmax(a, axis=1), softmax(b, axis=1), 1e-5
+    total = 0.0
+    for i in range(len(p)):
+        for x, y in ((p[i], q[i]), (q[i], p[i])):
+            total += x @ np.log((x + eps) / (y + eps)) - x @ np.log(x + eps)
+    return (total / len(p) + sum(x.mean(0) @ np.log(x.mean(0) + eps) for x in (p, q))) / 2
 
 
 def numpy_ressl(query, key, queue, temperature, target_temperature):
@@ -79,6 +96,13 @@ ASSIGNMENT = np.array([3, -1, 0, 6, -1, 3])
 
 def numpy_deepcluster(logits, temperature):
     return -np.mean([log_softmax(row / temperature)[a] for row, a in zip(logits, ASSIGNMENT) if a >= 0])
+
+
+LABELS = np.array([3, 6, 0, 6, 1, 3])
+
+
+def numpy_cross_entropy(logits):
+    return -np.mean([row[label] - np.log(np.exp(row).sum()) for row, label in zip(logits, LABELS)])
 
 
 def numpy_barlow_twins(z1, z2, lambda_, scale):
@@ -138,6 +162,7 @@ CASES = {
     ),
     "nt_xent": Case(losses.nt_xent, numpy_nt_xent, (draw(N, D), draw(N, D)), TEMPERATURES),
     "nnclr": Case(losses.nnclr, numpy_nnclr, (draw(N, D), draw(N, D)), TEMPERATURES, stopped=(0,)),
+    "mocov3": Case(losses.mocov3, numpy_mocov3, (draw(N, D), draw(N, D)), TEMPERATURES, stopped=(1,)),
     "byol": Case(losses.byol, numpy_byol, (draw(N, D), draw(N, D)), ({},), stopped=(1,)),
     "simsiam": Case(losses.simsiam, numpy_simsiam, (draw(N, D), draw(N, D)), ({},), stopped=(1,)),
     "soft_cross_entropy": Case(
@@ -147,6 +172,7 @@ CASES = {
         TEMPERATURES,
         stopped=(1,),
     ),
+    "twist": Case(losses.twist, numpy_twist, (3 * draw(N, K), 3 * draw(N, K)), ({},)),
     "ressl": Case(losses.ressl, numpy_ressl, (draw(N, D), draw(N, D), unit(draw(Q, D))), PAIRS, stopped=(1, 2)),
     "dino": Case(losses.dino, numpy_dino, (draw(N, K), draw(N, K), draw(K)), PAIRS, stopped=(1, 2)),
     "deepcluster": Case(
@@ -154,6 +180,9 @@ CASES = {
         numpy_deepcluster,
         (draw(N, K),),
         TEMPERATURES,
+    ),
+    "cross_entropy": Case(
+        lambda logits: losses.cross_entropy(logits, jnp.asarray(LABELS)), numpy_cross_entropy, (draw(N, K),), ({},)
     ),
     "barlow_twins": Case(
         losses.barlow_twins,
@@ -221,9 +250,9 @@ def test_zero_and_constant_rows_give_finite_values_and_gradients(name):
         assert all(np.isfinite(x).all() for x in (values, *gradients))
 
 
-@pytest.mark.parametrize(
-    "name", sorted(CASES.keys() - {"deepcluster"})
-)  # its assignment is permuted in a test of its own
+@pytest.mark.parametrize(  # the assignment of the one is permuted in a test of its own, the labels of the other are fixed
+    "name", sorted(CASES.keys() - {"deepcluster", "cross_entropy"})
+)
 def test_the_order_of_images_does_not_matter(name):
     case, hyper = CASES[name], CASES[name].hypers[-1]
     order = np.random.default_rng(1).permutation(N)
@@ -242,8 +271,12 @@ COLLAPSED = {
     "info_nce": (lambda: losses.info_nce(SAME, SAME, ONE_QUEUE, 0.1), np.log(25)),
     "nt_xent": (lambda: losses.nt_xent(SAME, SAME, 0.1), np.log(15)),
     "nnclr": (lambda: losses.nnclr(SAME, SAME, 0.1), np.log(8)),
+    "mocov3": (lambda: losses.mocov3(SAME, SAME, 0.1), 2 * 0.1 * np.log(8)),
+    "cross_entropy": (lambda: losses.cross_entropy(LOGITS, jnp.arange(8)), np.log(12)),
     "ressl": (lambda: losses.ressl(SAME, SAME, ONE_QUEUE, 0.1, 0.04), np.log(24)),
     "soft_cross_entropy": (lambda: losses.soft_cross_entropy(LOGITS, CODES, 0.1), np.log(12)),
+    # What is said of a row is said of the mean row.
+    "twist": (lambda: losses.twist(LOGITS, LOGITS), 0),
     "dino": (lambda: losses.dino(LOGITS, LOGITS, LOGITS[0], 0.1, 0.04), np.log(12)),
     "deepcluster": (lambda: losses.deepcluster(LOGITS, jnp.arange(8), 0.1), np.log(12)),
     # These two are at their minimum: nothing in them but the stopped gradient keeps networks from collapse.
@@ -276,7 +309,7 @@ def test_rounding_makes_no_correlation_of_constant_features():
     np.testing.assert_allclose(losses.barlow_twins(same, same, scale=1), 4, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["info_nce", "nt_xent", "nnclr", "byol", "simsiam", "ressl"])
+@pytest.mark.parametrize("name", ["info_nce", "nt_xent", "nnclr", "mocov3", "byol", "simsiam", "ressl"])
 def test_losses_of_cosines_ignore_norms_and_rotations(name):
     case, hyper = CASES[name], CASES[name].hypers[0]
     rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(D, D)))[0].astype(np.float32)
@@ -320,6 +353,13 @@ def test_cross_entropy_is_least_where_the_student_equals_its_target():
     p = softmax((target - center).astype(np.float64) / 0.04, axis=1)
     np.testing.assert_allclose(value, -np.mean(np.sum(p * np.log(p), axis=1)), rtol=1e-4)
     np.testing.assert_allclose(gradient, np.zeros((N, K)), atol=1e-5)
+
+
+def test_sure_and_even_classes_that_the_views_agree_on_are_the_optimum_of_twist():
+    sure = 100 * np.eye(8, dtype=np.float32)
+    value = losses.twist(sure, sure)
+    np.testing.assert_allclose(value, -np.log(8), rtol=1e-4)
+    assert value < losses.twist(sure, sure[::-1])
 
 
 def test_unassigned_rows_leave_deepcluster_alone():

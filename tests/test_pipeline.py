@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 import ssljax
 from ssljax import augment, cli, flags, measuring, pipeline
 from ssljax.errors import UserError
+from ssljax.evaluate.features import view_distances
 from ssljax.evaluate.results import read_results
 from ssljax.models.lpips import load, lpips
 from ssljax.train import loop
@@ -447,6 +448,17 @@ def test_lpips_of_each_of_two_losses(tiny, one_layer, few_images, lpips_files):
     rows = measuring._views(program.config, program.dataset, shown)[0][0][0]
     assert [(row.evaluation, row.metric) for row in rows] == [("views", "lpips"), ("views@second", "lpips")]
     assert rows[0].value == 0 and rows[1].value > 0.1
+
+
+def test_lpips_of_a_method_of_one_view_is_of_two_draws_of_it(tiny, one_layer, few_images, lpips_files):
+    settings = dict(**few_images[0], **lpips_files, backbone=one_layer, batch_size=16, transforms="rotation")
+    found = []
+    for method in ("simclr", "supervised"):
+        (program,) = pipeline.plan([tiny(method=method, **settings)])
+        trained = pipeline.untrained(program)
+        found.append(view_distances(program.config, trained, load(*lpips_files.values())))
+    np.testing.assert_array_equal(*found)  # both sides of this set are the same
+    assert found[0].mean() > 0.1
 
 
 def test_lpips_takes_both_files_and_grey_or_colour_images(tiny, lpips_files, tmp_path):

@@ -36,12 +36,20 @@ _CELL_CROP = random_resized_crop(area_low=0.9, area_high=1.1)
 _CELL_TURNS = (horizontal_flip(probability=0.5), vertical_flip(probability=0.5), rotation(degrees=360.0))
 
 _SOLO_CROP = random_resized_crop(area_low=0.08, area_high=1.0)
+_SOLO_WIDE_CROP = random_resized_crop(area_low=0.2, area_high=1.0)
+_MIRA_CROP = random_resized_crop(area_low=0.14, area_high=1.0)
 _SOLO_FLIP = horizontal_flip(probability=0.5)
 _MILD = color_jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
 _STRONG = color_jitter(probability=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 _EVEN = color_jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
-# solo-learn blurs with Pillow, which does not cut the kernel: 13 pixels hold three sigmas of 2 to either side.
-_BLUR = gaussian_blur(probability=0.5, sigma_low=0.1, sigma_high=2.0, kernel_size=13)
+
+
+def _blur(probability: float) -> Transform:
+    # solo-learn blurs with Pillow, which does not cut the kernel: 13 pixels hold three sigmas of 2 to either side.
+    return gaussian_blur(probability=probability, sigma_low=0.1, sigma_high=2.0, kernel_size=13)
+
+
+_BLUR = _blur(0.5)
 
 
 def _solo(jitter: Transform, *after_grey: Transform, crop: Transform = _SOLO_CROP) -> View:
@@ -133,7 +141,7 @@ _ALL = (
     ),
     transform_set(
         "solo_vicreg",
-        _solo(_MILD, solarize(probability=0.1), crop=random_resized_crop(area_low=0.2, area_high=1.0)),
+        _solo(_MILD, solarize(probability=0.1), crop=_SOLO_WIDE_CROP),
         description="solo-learn's CIFAR set of VICReg and VIbCReg: crop from .2 of the area, solarize.",
     ),
     transform_set(
@@ -141,6 +149,26 @@ _ALL = (
         _solo(_MILD, _BLUR),
         (_SOLO_CROP, _SOLO_FLIP),
         description="solo-learn's CIFAR set of ReSSL: a strong view 1 for the student, crop and flip for the target.",
+    ),
+    transform_set(
+        "mira",
+        _solo(_MILD, _blur(1.0), solarize(probability=0.0), crop=_MIRA_CROP),
+        _solo(_MILD, _blur(0.1), solarize(probability=0.2), crop=_MIRA_CROP),
+        description="MIRA's ImageNet set: DINO's jitter, grey, blur (always in view 1, seldom in view 2) and solarize"
+        " (view 2 only), crops from .14 of the area.",
+    ),
+    transform_set(
+        "mocov3",
+        _solo(_MILD, _blur(1.0), solarize(probability=0.0), crop=_SOLO_WIDE_CROP),
+        _solo(_MILD, _blur(0.1), solarize(probability=0.2), crop=_SOLO_WIDE_CROP),
+        description="MoCo v3's ImageNet set for ResNets: jitter, grey, blur (always in view 1, seldom in view 2) and solarize"
+        " (view 2 only), crops from .2 of the area.",
+    ),
+    transform_set(
+        "mira_cifar",
+        _solo(_MILD, solarize(probability=0.0), crop=_SOLO_WIDE_CROP),
+        _solo(_MILD, solarize(probability=0.2), crop=_SOLO_WIDE_CROP),
+        description="MIRA's CIFAR set: solo_asym with crops from .2 of the area.",
     ),
     transform_set(
         "fork",

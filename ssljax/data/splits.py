@@ -46,6 +46,11 @@ class Dataset(NamedTuple):
     std: tuple[float, ...]
     fingerprint: str
 
+    @property
+    def classes(self) -> int:
+        """How many classes there are to train with; 0 where the train images have no labels."""
+        return len(self.class_names or ()) if self.splits["train"].labels is not None else 0
+
 
 def stratified(size: int, labels: np.ndarray | None, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Draws a part of each class to be held out; the same call always draws the same images.

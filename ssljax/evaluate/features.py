@@ -77,8 +77,8 @@ def view_distances(
 ) -> np.ndarray:
     """LPIPS between two views of every training image, drawn as each run draws them: with its seed and its traced values.
 
-    The views are the first two of the method's plan, the global ones. What is drawn for an image hangs on the run's seed,
-    the image's place and the view alone.
+    The views are the first two of the method's plan, the global ones, or its one view drawn twice. What is drawn for an
+    image hangs on the run's seed, the image's place and the view alone.
 
     Args:
       config: resolved; its sets and its plan of views are used.
@@ -91,7 +91,8 @@ def view_distances(
       float32 [runs, n].
     """
     side = sizes(config)
-    plan = [(name, view) for name, view in sources(config).items() if name.rpartition(".")[0] == loss][:2]
+    plan = [(name, view) for name, view in sources(config).items() if name.rpartition(".")[0] == loss]
+    plan = (plan * 2)[:2]
 
     def one(hyper: Any, index: jax.Array, images: jax.Array, weights: Weights) -> jax.Array:
         keys = jax.vmap(lambda place: derive(hyper["seed"], place, MEASURED_VIEWS))(index)

@@ -14,13 +14,17 @@ from ssljax.methods import (
     byol,
     deepclusterv2,
     dino,
+    mira,
     mocov2plus,
+    mocov3,
     nnbyol,
     nnclr,
     ressl,
     simclr,
     simsiam,
+    supervised,
     swav,
+    twist,
     vibcreg,
     vicreg,
 )
@@ -47,13 +51,17 @@ METHODS: dict[str, ModuleType] = {
     "byol": byol,
     "deepclusterv2": deepclusterv2,
     "dino": dino,
+    "mira": mira,
     "mocov2plus": mocov2plus,
+    "mocov3": mocov3,
     "nnbyol": nnbyol,
     "nnclr": nnclr,
     "ressl": ressl,
     "simclr": simclr,
     "simsiam": simsiam,
+    "supervised": supervised,
     "swav": swav,
+    "twist": twist,
     "vibcreg": vibcreg,
     "vicreg": vicreg,
 }
@@ -74,6 +82,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     # Section D.1, last lines: four methods.
     "paper@imagenet100": dict(batch_size=128, epochs=400, image_size=224, stem="imagenet"),
+    # MIRA's paper, section 4.1: the methods that its Tables 1 and 2 train; 400 epochs are its longest.
+    "paper@imagenet2012": dict(
+        transforms="mira", optimizer="lars", lr_scaling="linear", batch_size=4096, epochs=400, backbone="resnet50",
+        image_size=224, stem="imagenet",
+    ),
     # Section D.2: two methods. Warm-up is our choice.
     "paper@mnist": dict(
         transforms="mnist_first", optimizer="adam", batch_size=32, epochs=250, backbone="vgg11",
@@ -123,13 +136,14 @@ def preset(method: str, name: str, dataset: str = "", flag: str = "--method") ->
                 "give another --preset and what you want changed"
             )
         values |= {**PRESETS[special], **own[special]}
-    return values
+    unread = set(OF_METHODS) - reads(method)
+    return {name: value for name, value in values.items() if name not in unread}
 
 
 # Fields of `Config` that only some methods read.
 OF_METHODS = (
-    "hidden_dim", "output_dim", "predictor_dim", "queue_size", "prototypes", "prototype_heads", "temperature", "tau_base",
-    "tau_final",
+    "hidden_dim", "output_dim", "predictor_dim", "queue_size", "prototypes", "prototype_heads", "target_network", "solver_steps",
+    "temperature", "tau_base", "tau_final",
 )  # fmt: skip
 
 

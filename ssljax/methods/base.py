@@ -21,18 +21,32 @@ class View(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a loss sees: the views in the order of the plan, each [batch, size, size, channels], and the images' indices."""
+    """What a loss sees.
+
+    Attributes:
+      views: in the order of the plan, each [batch, size, size, channels].
+      index: of the images in the set, [batch].
+      labels: of the images, int32 [batch], for a method that learns from them; () for every other.
+    """
 
     views: tuple[jax.Array, ...]
     index: jax.Array  # type: ignore[assignment]  # also a method of tuple, which nobody calls on a batch
+    labels: Tree = ()
 
 
 class Course(NamedTuple):
-    """How long a training is: the images of the set, steps in an epoch, and steps in all."""
+    """How long a training is, and on what.
+
+    Attributes:
+      images: in the set.
+      steps_per_epoch, total_steps: of the training.
+      classes: that the images are labelled with; 0 where they have no labels.
+    """
 
     images: int
     steps_per_epoch: int
     total_steps: int
+    classes: int = 0
 
 
 class Traced(NamedTuple):
@@ -77,6 +91,7 @@ class Method(NamedTuple):
       constrain: params -> params, right after the optimiser: unit norms and the like.
       on_epoch: (params, memory, hyper, key) -> memory, at the start of each epoch.
       fill: (params, stats, memory, batch, hyper, step, key) -> memory, in a pass over the images before the first epoch.
+      labels: whether its batches are to hold the images' labels.
     """
 
     views: tuple[View, ...]
@@ -89,11 +104,17 @@ class Method(NamedTuple):
     constrain: Callable[[Tree], Tree] | None = None
     on_epoch: Callable[[Tree, Tree, Tree, jax.Array], Tree] | None = None
     fill: Callable[..., Tree] | None = None
+    labels: bool = False
 
 
 def two_global_views(config: Any) -> tuple[View, ...]:
     """The plan of most methods: one full-size view from each side of the transform set."""
     return View("view1", config.image_size), View("view2", config.image_size)
+
+
+def one_view(config: Any) -> tuple[View, ...]:
+    """The plan of a method that compares no views: one full-size view from the first side of the transform set."""
+    return (View("view1", config.image_size),)
 
 
 def strong_and_weak_views(config: Any) -> tuple[View, ...]:
@@ -126,9 +147,9 @@ def cross_view_pairs(count: int) -> list[tuple[int, int]]:
     return [(target, view) for target in (0, 1) for view in range(count) if view != target]
 
 
-def cosine_tau(base: jax.Array, final: jax.Array, step: jax.Array, total_steps: int) -> jax.Array:
-    """EMA coefficient that goes from base at step 0 to final at the last step by half a cosine (BYOL, section 3.2)."""
-    progress = jnp.clip(step / max(total_steps - 1, 1), 0.0, 1.0)
+def cosine_schedule(base: jax.Array, final: jax.Array, step: jax.Array, total_steps: jax.Array | int) -> jax.Array:
+    """A value that goes from base at step 0 to final at the last step by half a cosine (tau in BYOL, section 3.2)."""
+    progress = jnp.clip(step / jnp.maximum(total_steps - 1, 1), 0.0, 1.0)
     return final - (final - base) * (1 + jnp.cos(jnp.pi * progress)) / 2
 
 
@@ -151,7 +172,7 @@ def retarget(memory: Tree, params: Tree, stats: Tree) -> Tree:
 
 def move_target(params: Tree, memory: Tree, hyper: Tree, step: jax.Array, total_steps: int) -> Tree:
     """Memory with its target's parameters moved towards `params`; the batch statistics are the target's own affair."""
-    tau = cosine_tau(hyper["tau"]["base"], hyper["tau"]["final"], step, total_steps)
+    tau = cosine_schedule(hyper["tau"]["base"], hyper["tau"]["final"], step, total_steps)
     target = memory["target"]
     moved = ema(target["params"], _parts(params, tuple(target["params"])), tau)
     return {**memory, "target": {**target, "params": moved}}

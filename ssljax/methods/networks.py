@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from ssljax import assign
 from ssljax.losses import normalize
 from ssljax.methods.base import Batch, Method, Tree, View, no_update
 from ssljax.models import PRECISIONS, apply_views
@@ -121,3 +122,13 @@ def scores(z: jax.Array, prototypes: jax.Array) -> jax.Array:
     """[..., count], in float32: unit z [..., dim] times prototypes [count, dim]; cosines where these are unit rows."""
     # Full float32 on accelerators too: these are divided by temperatures of .04 and exponentiated.
     return jnp.matmul(normalize(z), prototypes.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def information(name: str, probabilities: jax.Array) -> dict[str, jax.Array]:
+    """Metrics of probabilities [views, batch, classes]: entropies and mutual information in nats, the mean over the views."""
+    each = jax.vmap(assign.mutual_information)(jax.lax.stop_gradient(probabilities))
+    return {
+        f"{name}.row_entropy": each.row.mean(),
+        f"{name}.marginal_entropy": each.marginal.mean(),
+        f"{name}.mutual_information": each.mutual.mean(),
+    }

@@ -72,7 +72,7 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
         memory = dict(memory)
         metrics: dict[str, jax.Array] = {}
         for side, method, values, views in sides(hyper, batch.views):
-            mine = Batch(views, batch.index)
+            mine = batch._replace(views=views)
             value, (new, memory[side], told) = method.loss(
                 part(params, side), part(stats, side), memory[side], mine, values, step, key
             )
@@ -119,7 +119,7 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
         memory = dict(memory)
         for side, method, values, views in sides(hyper, batch.views):
             if method.fill:
-                mine = Batch(views, batch.index)
+                mine = batch._replace(views=views)
                 memory[side] = method.fill(part(params, side), part(stats, side), memory[side], mine, values, step, key)
         return memory
 
@@ -145,4 +145,5 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
         on_epoch=on_epoch if first.on_epoch or second.on_epoch else None,
         constrain=constrain if first.constrain or second.constrain else None,
         fill=fill if first.fill or second.fill else None,
+        labels=first.labels or second.labels,
     )

@@ -47,18 +47,19 @@ class Trained(NamedTuple):
         return self.hyper["seed"].sharding.mesh
 
 
-def resident(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Data:
+def resident(images: np.ndarray, mean: Sequence[float], std: Sequence[float], labels: np.ndarray | None = None) -> Data:
     """The data set on the device, once for all runs. A channel that never varies is not scaled."""
     deviations = np.asarray(std, np.float32)
     return Data(
         jnp.asarray(images),
         jnp.asarray(mean, jnp.float32),
         jnp.asarray(np.where(deviations > 0, deviations, 1.0), jnp.float32),
+        labels=() if labels is None else jnp.asarray(labels, jnp.int32),
     )
 
 
-def program_of(config: Config, count: int, channels: int) -> Program:
-    """The functions of one run of a resolved config on `count` images.
+def program_of(config: Config, count: int, channels: int, classes: int = 0) -> Program:
+    """The functions of one run of a resolved config on `count` images, labelled with so many classes (0: no labels).
 
     Raises:
       UserError: fewer images than a batch, or settings that do not fit each other.
@@ -67,13 +68,17 @@ def program_of(config: Config, count: int, channels: int) -> Program:
         raise UserError(
             f"--batch_size: {config.batch_size} is more than the {count} training images of {config.dataset}"
         )
-    return make_program(config, count, channels)
+    return make_program(config, count, channels, classes)
 
 
-def prepare(config: Config, runs: Sequence[Run], data: Data) -> Trained:
-    """The runs of a resolved config before their first step; errors as `program_of`."""
+def prepare(config: Config, runs: Sequence[Run], data: Data, classes: int = 0) -> Trained:
+    """The runs of a resolved config before their first step; errors as `program_of`.
+
+    Labels stay with the data only where the method learns from them.
+    """
     keep_scratch()
-    program = program_of(config, data.images.shape[0], data.images.shape[-1])
+    program = program_of(config, data.images.shape[0], data.images.shape[-1], classes)
+    data = data if program.labels else data._replace(labels=())
     hyper = sweeps.stack([sweeps.hyper(config, run) for run in runs])
     mesh = mesh_of(len(runs))
     hyper = jax.device_put(hyper, NamedSharding(mesh, _RUN))

@@ -73,8 +73,14 @@ def estimate(program: Program, config: Config, images: Any) -> Memory:
       images: the training images, or anything with their shape and dtype.
     """
     hyper = jax.eval_shape(lambda: sweeps.hyper(config, sweeps.runs(config)[0]))
+    count, channels = images.shape[0], images.shape[-1]
     data = jax.eval_shape(
-        lambda: Data(jnp.zeros(images.shape, images.dtype), jnp.zeros(images.shape[-1]), jnp.zeros(images.shape[-1]))
+        lambda: Data(
+            jnp.zeros(images.shape, images.dtype),
+            jnp.zeros(channels),
+            jnp.zeros(channels),
+            labels=jnp.zeros(count, jnp.int32) if program.labels else (),
+        )
     )
     return needed(program, jax.eval_shape(program.init, hyper), hyper, data)
 

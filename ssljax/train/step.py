@@ -71,6 +71,7 @@ class Program(NamedTuple):
       fill: (state, hyper, data, order, step) -> state whose memory has seen the step's images, weights as they were; None if
         the method has no use for it.
       encode: (state, images in [0, 1] of the network's size, data) -> features.
+      labels: whether its steps read the data's labels.
     """
 
     init: Callable[..., State]
@@ -82,6 +83,7 @@ class Program(NamedTuple):
     encode: Callable[..., jax.Array]
     steps_per_epoch: int
     total_steps: int
+    labels: bool = False
 
 
 def to_unit(images: jax.Array) -> jax.Array:
@@ -115,15 +117,15 @@ def remat(config: Config, loss: Callable[..., Any]) -> Callable[..., Any]:
     return loss
 
 
-def make_program(config: Config, n_images: int, channels: int) -> Program:
-    """The pure functions of one run of a resolved config on a set of `n_images`.
+def make_program(config: Config, n_images: int, channels: int, n_classes: int = 0) -> Program:
+    """The pure functions of one run of a resolved config on a set of `n_images`, labelled with `n_classes` (0: no labels).
 
     Raises:
       UserError: a transform that is not defined for this channel count, or settings that the method refuses.
     """
     steps_per_epoch = n_images // config.batch_size
     total_steps = steps_per_epoch * config.epochs
-    method: Method = build(config, encoder_network(config), Course(n_images, steps_per_epoch, total_steps))
+    method: Method = build(config, encoder_network(config), Course(n_images, steps_per_epoch, total_steps, n_classes))
     sides = sources(config)
     check_channels(config, channels)
     scale = config.batch_size / 256 if config.lr_scaling == "linear" else 1.0
@@ -160,7 +162,8 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
             )
             for i, view in enumerate(method.views)
         )
-        return Batch(tuple((view - data.mean) / data.std for view in views), index)
+        labels = data.labels[index] if method.labels else ()
+        return Batch(tuple((view - data.mean) / data.std for view in views), index, labels)
 
     def batch_of(order: jax.Array, step: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(order, (step % steps_per_epoch * config.batch_size,), (config.batch_size,))
@@ -222,7 +225,16 @@ def make_program(config: Config, n_images: int, channels: int) -> Program:
         return method.encode(state.params, state.stats, (images - data.mean) / data.std)
 
     return Program(
-        init, order, forward, step, on_epoch, fill if method.fill else None, encode, steps_per_epoch, total_steps
+        init,
+        order,
+        forward,
+        step,
+        on_epoch,
+        fill if method.fill else None,
+        encode,
+        steps_per_epoch,
+        total_steps,
+        method.labels,
     )
 
 

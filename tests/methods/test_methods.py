@@ -4,18 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
+from scipy.stats import entropy
 
 from ssljax import assign, losses, pipeline, sweeps
 from ssljax import config as config_lib
 from ssljax.errors import UserError
-from ssljax.methods import METHODS, PRESETS, Batch, Course, build, preset
-from ssljax.methods.base import cosine_tau
+from ssljax.methods import METHODS, PRESETS, Batch, Course, build, preset, twist
+from ssljax.methods.base import cosine_schedule
 from ssljax.methods.describe import describe
 from ssljax.models import MLP, backbone
 
 N, SIZE, IMAGES = 48, 8, 100
-COURSE = Course(images=IMAGES, steps_per_epoch=2, total_steps=10)
+CLASSES = 7
+COURSE = Course(images=IMAGES, steps_per_epoch=2, total_steps=10, classes=CLASSES)
 INDEX = np.random.default_rng(0).permutation(IMAGES)[:N]
+LABELS = INDEX % CLASSES
 VIEWS = tuple(jax.random.uniform(jax.random.key(3), (2, N, SIZE, SIZE, 1)))
 
 
@@ -53,7 +57,7 @@ class Case:
 
             def loss(params, floats):
                 full = jax.tree.map(lambda f, m, i: m if i else f, floats, memory, integers)
-                batch = Batch(views, jnp.asarray(INDEX))
+                batch = Batch(views, jnp.asarray(INDEX), jnp.asarray(LABELS) if self.method.labels else ())
                 return self.method.loss(params, stats, full, batch, hyper, step, jax.random.key(1))
 
             (value, aux), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, floats)
@@ -140,13 +144,17 @@ MEMORY = {
     "byol": ({"target.stats"}, {"target.params"}),
     "deepclusterv2": ({"bank"}, set()),
     "dino": ({"target.stats", "center"}, {"target.params"}),
+    "mira": ({"target.stats"}, {"target.params"}),
     "mocov2plus": ({"target.stats", "queue"}, {"target.params"}),
+    "mocov3": ({"target.stats"}, {"target.params"}),
     "nnbyol": ({"target.stats", "queue"}, {"target.params"}),
     "nnclr": ({"queue"}, set()),
     "ressl": ({"target.stats", "queue"}, {"target.params"}),
     "simclr": (set(), set()),
     "simsiam": (set(), set()),
+    "supervised": (set(), set()),
     "swav": ({"queue"}, set()),
+    "twist": (set(), set()),
     "vibcreg": (set(), set()),
     "vicreg": (set(), set()),
 }
@@ -175,9 +183,17 @@ def test_memory_changes_as_documented_and_by_nothing_else(case):
 
 def test_every_swept_name_is_documented_and_changes_the_loss_or_the_memory(case):
     page = describe(case.config.method)
-    other = {"queue_start_epoch": 9.0, "sinkhorn.iterations": 1.0, "center_momentum": 0.5}
-    # One number acts through another function than the loss: when it moves, or what k-means gives.
+    other = {
+        "queue_start_epoch": 9.0,
+        "sinkhorn.iterations": 1.0,
+        "center_momentum": 0.5,
+        "beta.base": 0.5,
+        "beta.final": 0.5,
+    }
+    other |= {"solver.tolerance": 1.0, "solver.max_iter": 1.0, "self_labelling.epoch": 1.0}
+    # One number acts through another function than the loss: when it moves, or what k-means gives. Or within a stage only.
     elsewhere = {"tau.base", "tau.final", "freeze_epochs", "kmeans.iterations"}
+    elsewhere |= {"self_labelling.fraction.base", "self_labelling.fraction.final"}
     for address in METHODS[case.config.method].HYPER:
         assert address in page
         if address in elsewhere:
@@ -220,7 +236,7 @@ def test_bfloat16_keeps_losses_memory_and_statistics_in_float32(case, of):
 
 def test_every_preset_resolves_and_declares_what_it_sweeps(case):
     method = case.config.method
-    sets = {"paper@mnist": "mnist", "paper@imagenet100": "imagenet100:x"}
+    sets = {"paper@mnist": "mnist", "paper@imagenet100": "imagenet100:x", "paper@imagenet2012": "imagenet2012:5.1.0"}
     for name in METHODS[method].PRESETS:
         dataset = sets.get(name, "digits")
         values = preset(method, name.partition("@")[0], dataset)
@@ -252,7 +268,7 @@ PAPER = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPER)
 def test_the_paper_preset_is_the_papers(method):
     rate, decay, out, batch, more = PAPER[method]
     config = config_lib.resolve(config_lib.Config(method=method, preset="paper"))
@@ -293,6 +309,7 @@ ALIKE = tuple(jnp.broadcast_to(view[:1], view.shape) for view in (VIEWS[0], VIEW
 COLLAPSE = {
     "simclr": lambda c: np.log(2 * N - 1),  # every one of the 2N - 1 others is as near
     "mocov2plus": lambda c: np.log(1 + 3 * N),
+    "mocov3": lambda c: 2 * 2 * c.temperature * np.log(N),  # two directions, each times 2T
     "nnclr": lambda c: np.log(N),
     "ressl": lambda c: np.log(3 * N),
     "barlow_twins": lambda c: 0.1 * c.output_dim,  # C = 0
@@ -387,6 +404,75 @@ def test_moco_is_two_terms_each_with_the_queue_of_its_key(of):
     value = case(memory={**memory, "target": {**target, "params": moved}})[0]
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     assert np.abs(np.corrcoef(queue[0].ravel(), queue[1].ravel())[0, 1]) < 0.2
+
+
+def test_mocov3_is_two_terms_with_the_moved_targets_keys_of_the_other_view(of):
+    """From the parameters, in float64: heads of two layers without offsets, all batch-normalised, the last without affine."""
+    case = of("mocov3")
+    params, stats, memory = case.state
+    t, tau = float(case.hyper["temperature"]), float(case.hyper["tau"]["base"])
+    assert set(params) == {"backbone", "projector", "predictor"}
+    for head in ("projector", "predictor"):
+        assert set(tree_paths(params[head])) == {
+            "linear1.dense.kernel",
+            "bn1.scale",
+            "bn1.bias",
+            "linear2.dense.kernel",
+        }
+
+    def head(x, own):
+        for i in (1, 2):
+            x = x @ np.asarray(own[f"linear{i}"]["dense"]["kernel"], np.float64)
+            x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+            if i == 1:
+                x = np.maximum(x * np.asarray(own["bn1"]["scale"]) + np.asarray(own["bn1"]["bias"]), 0)
+        return x
+
+    def z(params):
+        variables = {"params": params["backbone"], "batch_stats": stats["backbone"]}
+        for view in VIEWS:
+            features, _ = case.backbone.apply(variables, view, train=True, mutable=["batch_stats"])
+            yield head(np.asarray(features, np.float64), params["projector"])
+
+    noise = jax.random.split(jax.random.key(2), len(jax.tree.leaves(params)))
+    keys = jax.tree.unflatten(jax.tree.structure(params), list(noise))
+    moved = jax.tree.map(lambda p, key: p + jax.random.normal(key, p.shape), params, keys)  # by the optimiser, say
+    new = {name: jax.tree.map(lambda a, b: tau * a + (1 - tau) * b, params[name], moved[name]) for name in params}
+    p1, p2 = (unit(head(each, moved["predictor"])) for each in z(moved))
+    k1, k2 = (unit(each) for each in z(new))
+    terms = [
+        -np.diag(p @ k.T / t - logsumexp(p @ k.T / t, axis=1, keepdims=True)).mean() for p, k in ((p1, k2), (p2, k1))
+    ]
+    value = case(params=moved, memory=case.method.update(moved, memory, case.hyper, jnp.int32(0)), step=1)[0]
+    np.testing.assert_allclose(value, 2 * t * sum(terms), rtol=1e-3)
+    assert abs(float(case(params=moved, step=1)[0] - value)) > 1e-4  # the keys are of the target that moved
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_supervised_is_logistic_regression_on_the_features_of_one_view(of):
+    case = of("supervised")
+    params, stats, _ = case.state
+    assert case.method.labels and [(v.source, v.size) for v in case.method.views] == [("view1", SIZE)]
+    variables = {"params": params["backbone"], "batch_stats": stats["backbone"]}
+    x, _ = case.backbone.apply(variables, VIEWS[0], train=True, mutable=["batch_stats"])
+    x, linear = np.asarray(x, np.float64), params["projector"]["linear1"]["dense"]
+    scores = x @ np.asarray(linear["kernel"], np.float64) + np.asarray(linear["bias"], np.float64)
+    assert scores.shape == (N, CLASSES)
+    log_p = scores - logsumexp(scores, axis=1, keepdims=True)
+    value, (_, _, told), (gradients, _) = case()
+    np.testing.assert_allclose(value, -log_p[np.arange(N), LABELS].mean(), rtol=1e-5)
+    np.testing.assert_allclose(told["accuracy"], np.mean(log_p.argmax(axis=1) == LABELS), rtol=1e-6)
+    wrong = (np.exp(log_p) - np.eye(CLASSES)[LABELS]) / N
+    found = gradients["projector"]["linear1"]["dense"]
+    np.testing.assert_allclose(found["kernel"], x.T @ wrong, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found["bias"], wrong.sum(0), rtol=1e-3, atol=1e-6)
+
+
+def test_of_all_methods_only_the_supervised_sees_labels(case):
+    assert case.method.labels == (case.config.method == "supervised")
 
 
 def test_ressl_sees_view_1_with_the_student_and_view_2_with_the_target(of):
@@ -505,10 +591,223 @@ def test_simsiam_predictor_keeps_the_highest_rate_and_resnets_start_at_zero(of, 
     assert not np.any(scale["scale"])
 
 
+def logits_in_float64(case, views, params, directions=None):
+    """Logits [views, N, outputs] of a head of three layers, batch-normalised but for the last, from the parameters.
+
+    With directions they are cosines of the output with these, as in methods of prototypes.
+    """
+    stats, out = case.state[1], []
+    variables = {"params": params["backbone"], "batch_stats": stats["backbone"]}
+    for view in views:
+        x = np.asarray(case.backbone.apply(variables, view, train=True, mutable=["batch_stats"])[0], np.float64)
+        for i in (1, 2, 3):
+            dense = params["projector"][f"linear{i}"]["dense"]
+            x = x @ np.asarray(dense["kernel"], np.float64) + np.asarray(dense["bias"], np.float64)
+            if i < 3:
+                affine = params["projector"][f"bn{i}"]
+                x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * np.asarray(affine["scale"]) + np.asarray(
+                    affine["bias"]
+                )
+                x = np.maximum(x, 0)
+        out.append(x if directions is None else unit(x) @ unit(np.asarray(directions, np.float64)).T)
+    return np.stack(out)
+
+
+def perturbed(tree, seed):
+    """The same tree with Gaussian noise on every number."""
+    noise = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(tree)))
+    keys = jax.tree.unflatten(jax.tree.structure(tree), list(noise))
+    return jax.tree.map(lambda p, key: p + 0.3 * jax.random.normal(key, p.shape), tree, keys)
+
+
+def softmax(logits):
+    return np.exp(logits - logsumexp(logits, axis=-1, keepdims=True))
+
+
+def equation_7(logits, temperature, beta, steps=2000):
+    """MIRA's labels by the paper's own iteration from u = 1."""
+    p, u = softmax(logits / temperature) ** (1 / (1 - beta)), np.ones(logits.shape[1])
+    for _ in range(steps):
+        u = (p / (p @ u ** (-beta / (1 - beta)))[:, None]).mean(0) ** (1 - beta)
+    w = u ** (-beta / (1 - beta)) * p
+    return w / w.sum(1, keepdims=True)
+
+
+def of_the_paper(hyper):
+    """MIRA's traced numbers with those of its paper, section 4.1."""
+    beta = jnp.float32(2 / 3)
+    return {**hyper, "target_temperature": jnp.float32(0.225), "beta": {"base": beta, "final": beta}}
+
+
+def swapped_prediction(student, labels, temperature):
+    """Equation 8: view 2 predicts the labels of view 1, and the reverse."""
+    log_q = student / temperature - logsumexp(student / temperature, axis=-1, keepdims=True)
+    return -sum((labels[a] * log_q[b]).sum(1).mean() for a, b in ((0, 1), (1, 0)))
+
+
+def test_mira_predicts_the_labels_that_its_problem_gives_the_targets_outputs(of):
+    case = of("mira")
+    memory = case.state[2]
+    params = perturbed(case.state[0], 1)
+    target = {name: perturbed(part, 2) for name, part in memory["target"]["params"].items()}
+    assert set(target) == {"backbone", "projector"}  # both networks take the trained prototypes
+    hyper = {**case.hyper, "target_temperature": jnp.float32(0.225)}
+    hyper["beta"] = {"base": jnp.float32(0.8), "final": jnp.float32(0.6)}
+    hyper["solver"] = {"tolerance": jnp.float32(1e-6), "max_iter": jnp.float32(500)}
+    student = logits_in_float64(case, VIEWS, params, params["prototypes"])
+    logits = logits_in_float64(case, VIEWS, target, params["prototypes"])
+    values = []
+    for step, beta in ((0, 0.8), (9, 0.6)):  # the first and the last
+        labels = np.stack([equation_7(view, 0.225, beta) for view in logits])
+        given = {"target": {**memory["target"], "params": target}}
+        value, (_, _, told), _ = case(params=params, memory=given, hyper=hyper, step=step)
+        np.testing.assert_allclose(value, swapped_prediction(student, labels, 0.1), rtol=1e-3)
+        for name, p in (("student", softmax(student / 0.1)), ("target", softmax(logits / 0.225)), ("labels", labels)):
+            row, marginal = entropy(p, axis=2).mean(), entropy(p.mean(1), axis=1).mean()
+            np.testing.assert_allclose(told[f"{name}.row_entropy"], row, rtol=1e-3)
+            np.testing.assert_allclose(told[f"{name}.marginal_entropy"], marginal, rtol=1e-3)
+            np.testing.assert_allclose(told[f"{name}.mutual_information"], marginal - row, rtol=2e-2)
+        assert float(told["solver.residual"]) <= 1e-5 and 2 < int(told["solver.steps"]) < 500
+        values.append(value)
+    assert abs(float(values[0] - values[1])) > 1e-3
+
+
+def test_mira_takes_as_many_of_the_papers_steps_as_asked_for(of):
+    case = of("mira", target_network="self", solver_steps=2)
+    params = perturbed(case.state[0], 1)
+    student = logits_in_float64(case, VIEWS, params, params["prototypes"])
+    expected = {}
+    for steps in (1, 2, 2000):
+        labels = np.stack([equation_7(view, 0.225, 2 / 3, steps) for view in student])
+        expected[steps] = swapped_prediction(student, labels, 0.1)
+    value, (_, _, told), _ = case(params=params, hyper=of_the_paper(case.hyper))
+    np.testing.assert_allclose(value, expected[2], rtol=2e-4)
+    assert min(abs(expected[2] - expected[1]), abs(expected[2] - expected[2000])) > 5e-4 * expected[2]
+    assert int(told["solver.steps"]) == 2
+
+
+def test_mira_without_a_target_labels_its_own_outputs_and_learns_nothing_through_them(of):
+    case = of("mira", target_network="self")
+    assert case.state[2] == {}
+    params = perturbed(case.state[0], 1)
+    student = logits_in_float64(case, VIEWS, params, params["prototypes"])
+    labels = np.stack([equation_7(view, 0.225, 2 / 3) for view in student])
+    value, _, (gradients, _) = case(params=params, hyper=of_the_paper(case.hyper))
+    np.testing.assert_allclose(value, swapped_prediction(student, labels, 0.1), rtol=1e-3)
+    # With the labels held fixed, along a direction of the prototypes.
+    direction = np.random.default_rng(0).normal(size=params["prototypes"].shape)
+
+    def moved(by):
+        prototypes = np.asarray(params["prototypes"], np.float64) + by * direction
+        return swapped_prediction(logits_in_float64(case, VIEWS, params, prototypes), labels, 0.1)
+
+    slope = (moved(1e-5) - moved(-1e-5)) / 2e-5
+    np.testing.assert_allclose(np.sum(gradients["prototypes"] * direction), slope, rtol=1e-2)
+
+
+def test_mira_takes_images_that_are_all_alike_at_the_models_word(of):
+    """No information is in such a batch, so that the nearest labels are the model's probabilities themselves."""
+    case = of("mira")
+    params = case.state[0]
+    last = params["projector"]["linear3"]["dense"]
+    offset = {**last, "bias": jnp.linspace(-1, 2, case.config.output_dim)}
+    params = {**params, "projector": {**params["projector"], "linear3": {"dense": offset}}}
+    target = {**case.state[2]["target"], "params": {name: params[name] for name in ("backbone", "projector")}}
+    logits = logits_in_float64(case, ALIKE, params, params["prototypes"])
+    value, (_, _, told), _ = case(params=params, memory={"target": target}, views=ALIKE, hyper=of_the_paper(case.hyper))
+    np.testing.assert_allclose(value, swapped_prediction(logits, softmax(logits / 0.225), 0.1), rtol=1e-3)
+    np.testing.assert_allclose(told["labels.mutual_information"], 0, atol=1e-4)
+
+
+def twist_in_float64(p, q):
+    """Equations 1 to 3, with 1e-5 inside the logarithms."""
+
+    def h(x):
+        return -(x * np.log(x + 1e-5)).sum(-1)
+
+    kl = [(a * (np.log(a + 1e-5) - np.log(b + 1e-5))).sum(1).mean() for a, b in ((p, q), (q, p))]
+    return (sum(kl) + h(p).mean() + h(q).mean() - h(p.mean(0)) - h(q.mean(0))) / 2
+
+
+def normalized(logits):
+    """Of mean 0 and deviation 1 over views and images."""
+    centred = logits - logits.mean((0, 1))
+    return centred / np.sqrt((centred**2).mean((0, 1)) + 1e-5)
+
+
+def test_twist_is_the_mean_over_each_global_view_with_each_later_view(of):
+    case = of("twist", local_crops=2, local_size=SIZE)
+    views = (*VIEWS, *(jnp.flip(view, axis=1) for view in VIEWS))
+    params = perturbed(case.state[0], 1)
+    p = softmax(normalized(logits_in_float64(case, views, params)))
+    terms = [twist_in_float64(p[a], p[b]) for a, b in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3))]
+    value, (_, memory, told), _ = case(params=params, views=views)
+    np.testing.assert_allclose(value, np.mean(terms), rtol=1e-3)
+    assert memory == {}
+    marginal = entropy(p[:2].mean(1), axis=1).mean()
+    np.testing.assert_allclose(told["student.marginal_entropy"], marginal, rtol=1e-3)
+    np.testing.assert_allclose(of("twist")(views=ALIKE)[0], 0, atol=1e-3)  # collapse: far from the least value, -log K
+
+
+def test_twist_normalises_the_views_of_a_group_together_and_groups_apart():
+    logits = np.random.default_rng(0).normal(2, 3, (3, 8, 5))
+    expected = np.concatenate([normalized(logits[:, :4]), normalized(logits[:, 4:])], axis=1)
+    np.testing.assert_allclose(twist.normalize_groups(jnp.float32(logits), 4), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_twist_labels_the_surest_images_from_its_stage_on(of):
+    case = of("twist", local_crops=2, local_size=SIZE)
+    views = (*VIEWS, *(jnp.flip(view, axis=1) for view in VIEWS))
+    params = perturbed(case.state[0], 1)
+    logits = normalized(logits_in_float64(case, views, params))
+    p = softmax(logits)
+    hyper = {**case.hyper, "self_labelling": {"epoch": 2.0, "fraction": {"base": 0.25, "final": 0.75}}}
+    hyper = {**jax.tree.map(jnp.float32, {**hyper, "seed": 0}), "seed": hyper["seed"]}
+    sure = p[:2].max(2)
+    order = np.argsort(-sure.max(0))
+    for step, count in ((4, 12), (9, 36)):  # the stage's first and last: a quarter and three quarters of 48
+        terms = []
+        for i in order[:count]:
+            teacher = int(sure[1, i] > sure[0, i])
+            label = p[teacher, i].argmax()
+            terms += [-np.log(p[view, i, label]) for view in (1 - teacher, 2, 3)]
+        np.testing.assert_allclose(
+            case(params=params, views=views, hyper=hyper, step=step)[0], np.mean(terms), rtol=1e-3
+        )
+    before = case(params=params, views=views, hyper=hyper, step=3)[0]
+    assert float(before) == pytest.approx(float(case(params=params, views=views, step=3)[0]), rel=1e-6)
+
+
+def test_twist_moves_the_less_sure_view_towards_the_label_and_not_the_surer_one():
+    logits = np.random.default_rng(0).normal(size=(2, 6, 5))
+    gradient = jax.grad(lambda x: twist.labelled(x, jnp.float32(0.5)))(jnp.float32(logits))
+    p = softmax(logits)
+    sure, expected = p.max(2), np.zeros_like(logits)
+    for i in np.argsort(-sure.max(0))[:3]:
+        teacher = int(sure[1, i] > sure[0, i])
+        expected[1 - teacher, i] = (p[1 - teacher, i] - np.eye(5)[p[teacher, i].argmax()]) / 3
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_what_miras_paper_says_of_imagenet_is_its_preset_there():
+    config = config_lib.resolve(config_lib.Config(method="mira", preset="paper", dataset="imagenet2012:5.1.0"))
+    assert (config.optimizer, config.learning_rate, config.lr_scaling, config.weight_decay) == (
+        "lars",
+        0.3,
+        "linear",
+        1e-6,
+    )
+    assert (config.batch_size, config.epochs, config.warmup_epochs, config.backbone) == (4096, 400, 10, "resnet50")
+    assert (config.prototypes, config.output_dim, config.tau_base, config.tau_final) == (3000, 256, 0.99, 1.0)
+    values = tree_paths(sweeps.hyper(config, sweeps.runs(config)[0]))
+    numbers = {"temperature": 0.1, "target_temperature": 0.225, "beta.base": 2 / 3, "beta.final": 2 / 3}
+    assert {name: pytest.approx(float(values[name])) for name in numbers} == numbers
+
+
 # --- Multi-crop --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["swav", "deepclusterv2", "dino"])
+@pytest.mark.parametrize("method", ["swav", "deepclusterv2", "dino", "mira"])
 def test_local_crops_are_predicted_and_are_no_targets(of, method):
     """With the two global views once more in the place of local crops, what these add can be said from two-view losses."""
     plain, crops = of(method), of(method, local_crops=2, local_size=SIZE)
@@ -546,7 +845,10 @@ BAD = [
     (dict(method="swav", queue_size=32), r"--queue_size: 32 is less than --batch_size=64"),
     (dict(method="swav", prototypes=9), r"--prototypes: 9 are fewer than the 10 classes of digits"),
     (dict(method="deepclusterv2", prototypes=5000), r"--prototypes: 5000 clusters are more than the 1438"),
-    (dict(method="byol", local_crops=2), r"--local_crops: they are for deepclusterv2, dino, swav, given byol"),
+    (
+        dict(method="byol", local_crops=2),
+        r"--local_crops: they are for deepclusterv2, dino, mira, swav, twist, given byol",
+    ),
     (dict(method="swav", sweep=("prototypes=10,20",)), r"--sweep: 'prototypes' is static"),
     (dict(method="swav", sweep=("sinkhorn.epsilon=0,1",)), r"--sweep: sinkhorn.epsilon: expected a number of at least"),
     (dict(method="dino", set=("center_momentum=2",)), r"--set: center_momentum: expected a number between 0 and 1"),
@@ -557,6 +859,10 @@ BAD = [
     (dict(method="dino", local_crops=2, local_size=64), r"--local_size: expected 8 to --image_size=8, given 64"),
     (dict(method="dino", local_crops=2, local_size=4), r"--local_size: expected 8 to --image_size=8, given 4"),
     (dict(method="simclr", queue_size=64), r"--queue_size: 64 has no effect on simclr"),
+    (dict(method="swav", target_network="self"), r"--target_network: self has no effect on swav"),
+    (dict(method="mira", set=("beta.base=1",)), r"--set: beta.base: expected a number between 0 and 0.99"),
+    (dict(method="twist", batch_size=300), r"--batch_size: twist normalises groups of 256 images, given 300"),
+    (dict(method="supervised", output_dim=64), r"--output_dim: 64 has no effect on supervised"),
     (dict(method="byol", temperature=0.5), r"--temperature: 0.5 has no effect on byol"),
     (dict(method="simclr", tau_base=0.5), r"--tau.base: 0.5 has no effect on simclr"),
     (dict(second_heads="shared"), r"--second_heads: there is no second loss"),
@@ -599,7 +905,7 @@ def products(jaxpr):
 def test_only_the_layers_of_networks_may_be_rounded_by_an_accelerator(case):
     """A GPU rounds the factors of a product to 10 bits unless asked not to, and temperatures of .04 blow that up."""
     params, stats, memory = case.state
-    batch = Batch(case.views, jnp.asarray(INDEX))
+    batch = Batch(case.views, jnp.asarray(INDEX), jnp.asarray(LABELS))
     layers = {leaf.shape for path, leaf in tree_paths(params).items() if path.endswith("kernel")}
     traced = jax.make_jaxpr(
         lambda key: case.method.loss(params, stats, memory, batch, case.hyper, jnp.int32(0), key)[0]
@@ -611,7 +917,7 @@ def test_only_the_layers_of_networks_may_be_rounded_by_an_accelerator(case):
 
 def test_tau_goes_from_base_to_final_by_half_a_cosine():
     steps = np.arange(10)
-    values = [float(cosine_tau(jnp.float32(0.9), jnp.float32(1.0), s, 10)) for s in steps]
+    values = [float(cosine_schedule(jnp.float32(0.9), jnp.float32(1.0), s, 10)) for s in steps]
     np.testing.assert_allclose(values, 1 - 0.1 * (np.cos(np.pi * steps / 9) + 1) / 2, rtol=1e-6)
 
 

@@ -21,7 +21,7 @@ from ssljax.train.step import over_runs
 def estimate_of(config):
     program = pipeline.plan([config])[0]
     images = program.dataset.splits["train"].images
-    functions = loop.program_of(program.config, len(images), images.shape[-1])
+    functions = loop.program_of(program.config, len(images), images.shape[-1], program.dataset.classes)
     return program, memory.estimate(functions, program.config, images)
 
 
@@ -42,6 +42,17 @@ def test_estimate_against_the_arrays_and_xlas_account(tiny, axis):
     taken += account.temp_size_in_bytes
     most = next(n for n in itertools.count() if found.fits(n * 1000, axis) == runs) * 1000
     assert 0.7 < most / taken < 1.5
+
+
+def test_the_labels_are_counted_where_a_method_learns_from_them(tiny, one_layer):
+    found = {}
+    for method in ("simclr", "supervised"):
+        program, need = estimate_of(tiny(method=method, backbone=one_layer))
+        trained = pipeline.untrained(program)
+        found[method] = need.shared
+        assert need.shared == sum(leaf.nbytes for leaf in jax.tree.leaves(trained.data))
+        assert need.weights + need.memory == sum(leaf.nbytes for leaf in jax.tree.leaves(trained.state))
+    assert found["supervised"] - found["simclr"] == 4 * 1438  # int32 for each image
 
 
 def test_activations_grow_with_the_batch_and_not_the_weights(tiny):
@@ -88,6 +99,7 @@ def test_a_program_takes_no_more_than_the_devices_that_divide_it_hold(monkeypatc
     assert memory.split(config_with(), need, 16) == (16,)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_does_not_fit_is_trained_in_parts_and_resumed_so(tiny, tmp_path, monkeypatch):
     config = tiny(seeds=(1, 2, 3), run_axis="unroll")
     _, need = estimate_of(config)

@@ -97,7 +97,7 @@ def test_a_sweep_equals_single_runs_and_a_resumed_one(tiny, one_layer, tmp_path,
         *(Run(address, 5, {address: OTHER[address]}) for address in own),
         Run("another seed", 6, {}),
     )
-    functions = loop.program_of(program.config, len(data.images), data.images.shape[-1])
+    functions = loop.program_of(program.config, len(data.images), data.images.shape[-1], program.dataset.classes)
     step = loop.sweep_step(program.config, functions, 1)
 
     @jax.jit

@@ -1,51 +1,16 @@
-"""Pseudo-label solvers: Sinkhorn-Knopp, spherical k-means, the nearest row of a queue. No gradient passes any of them.
-
-They take arrays and return arrays in float32, and work inside `jit`, `grad` and `vmap` over runs; the number of iterations
-may be traced.
-"""
+"""Hard pseudo-labels: spherical k-means, and the nearest row of a queue. No gradient passes either."""
 
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 
 # Rows compared with all centroids at once: bounds the memory to _CHUNK x k, whatever the size of the set.
 _CHUNK = 4096
 
 # A product of float32 matrices is rounded to fewer bits on accelerators unless told otherwise (10 bits of TF32 on GPUs).
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-
-def sinkhorn_knopp(scores: jax.Array, epsilon: jax.Array | float = 0.05, iterations: jax.Array | int = 3) -> jax.Array:
-    """Soft assignments of samples to prototypes that use every prototype equally.
-
-    Scales exp(scores / epsilon) to prototypes' marginals 1/k and samples' marginals 1/n in turn, the samples' last; then
-    multiplies by n. The scaling factors are kept as logarithms, so no score over- or underflows.
-
-    Args:
-      scores: [n, k], samples by prototypes, such as cosines.
-      epsilon: entropic regularisation > 0; .05 and 3 iterations are SwAV's.
-      iterations: pairs of scalings, >= 1.
-
-    Returns:
-      codes [n, k]: rows sum to 1; columns sum to n / k in the limit of many iterations.
-
-    References:
-      Caron et al., 2020 (SwAV), equations 3 to 5 and its appendix's pseudocode; Cuturi, 2013, algorithm 1.
-    """
-    log_kernel = jax.lax.stop_gradient(scores.astype(jnp.float32) / epsilon)
-    n, k = log_kernel.shape
-
-    # In units of 1/n: rows sum to 1, columns to n/k.
-    def scale(_: jax.Array, scales: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        samples, _ = scales
-        prototypes = jnp.log(n / k) - logsumexp(log_kernel + samples, axis=0)
-        return -logsumexp(log_kernel + prototypes, axis=1, keepdims=True), prototypes
-
-    _, prototypes = jax.lax.fori_loop(0, iterations, scale, (jnp.zeros((n, 1)), jnp.zeros(k)))
-    return jax.nn.softmax(log_kernel + prototypes, axis=1)
 
 
 class KMeans(NamedTuple):
