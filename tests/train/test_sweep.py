@@ -55,6 +55,11 @@ OTHER = {
     "kmeans.iterations": 1.0,
     "target_temperature.base": 0.1,
     "center_momentum": 0.0,
+    "beta.base": 0.3,
+    "beta.final": 0.0,
+    "solver.tolerance": 0.5,
+    "solver.max_iter": 1.0,
+    "self_labelling.epoch": 0.0,
     "loss_weights.first": 0.1,
     "loss_weights.second": 5.0,
     "second.rotation.degrees": 90.0,
@@ -64,6 +69,7 @@ OTHER = {
 # What acts only after the few steps that are trained here.
 LATER = {
     "min_learning_rate", "queue_start_epoch", "target_temperature.final", "target_temperature.warmup_epochs", "second.tau.final",
+    "self_labelling.fraction.base", "self_labelling.fraction.final",
 }  # fmt: skip
 
 
