@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         methods,
         models,
         report,
+        study,
         sweeps,
         train,
     )
@@ -39,12 +40,12 @@ _FROM = {
 }
 _SUBMODULES = (
     "assign", "augment", "config", "data", "encoders", "evaluate", "flags", "losses", "methods", "models", "report",
-    "sweeps", "train",
+    "study", "sweeps", "train",
 )  # fmt: skip
 
 __all__ = [
     "Config", "Study", "UserError", "assign", "augment", "config", "data", "encoders", "evaluate", "flags", "losses",
-    "methods", "models", "plan", "report", "run", "sweeps", "train",
+    "methods", "models", "plan", "report", "run", "study", "sweeps", "train",
 ]  # fmt: skip
 
 

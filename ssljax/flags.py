@@ -47,10 +47,9 @@ def over(configs: Sequence[Config], values: flags.FlagValues) -> list[Config]:
     Raises:
       UserError: a value that does not fit its flag.
     """
-    choices = list(itertools.product(*_given(values).values()))
-    return [
-        dataclasses.replace(config, **dict(zip(_given(values), choice))) for config in configs for choice in choices
-    ]
+    given = _given(values)
+    choices = list(itertools.product(*given.values()))
+    return [dataclasses.replace(config, **dict(zip(given, choice))) for config in configs for choice in choices]
 
 
 def _given(values: flags.FlagValues) -> dict[str, list[Any]]:

@@ -5,7 +5,8 @@ import hashlib
 import itertools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from ssljax.study import superclasses
 from ssljax.sweeps import Run
 from ssljax.train import execution, loop, memory
 from ssljax.train.execution import Execution
+from ssljax.train.memory import Memory
 
 log = logging.getLogger("ssljax")
 
@@ -98,28 +100,41 @@ def plan(
             _check_probe(config, dataset)
             images = dataset.splits["train"].images
             functions = loop.program_of(config, len(images), images.shape[-1], dataset.classes)
-        kept = execution.read(checkpoints).get(name) if checkpoints else None
-        parts = {} if kept is None else {part: _named(runs, names) for part, names in kept.programs.items()}
-        new = [run for run in runs if not any(run in held for held in parts.values())]
-        need = memory.estimate(functions, config, images) if trained and new and (checkpoints or len(new) > 1) else None
-        axis = kept.run_axis if kept else execution.run_axis(config, need.activations if need else None)
-        config = dataclasses.replace(config, run_axis=axis)
-        sizes = memory.even(len(new), config.max_runs_per_program) if new else ()
-        if need and checkpoints:
-            log.info("%s: %s", name, need)
-            if parts:
-                log.info(
-                    "%s: %d runs are there already; %d are trained beside them", name, len(runs) - len(new), len(new)
-                )
-            sizes = memory.split(config, need, len(new))
-        first = len(parts)
-        for number, (end, size) in enumerate(zip(itertools.accumulate(sizes), sizes), start=first):
-            part = name if (first, len(sizes)) == (0, 1) else f"{name}~{number}"
-            parts[part] = tuple(new[end - size : end])
-        programs += [Program(part, config, held, dataset) for part, held in parts.items()]
+        need = partial(memory.estimate, functions, config, images) if trained else None
+        programs += _laid_out(Program(name, config, tuple(runs), dataset), checkpoints, need)
     encoders.refuse_equal(resolved)
     _check_study(programs)
     return programs
+
+
+def _laid_out(whole: Program, checkpoints: Path | None, estimate: Callable[[], Memory] | None) -> list[Program]:
+    """The programs that the runs of one config are trained as, with the run axis chosen.
+
+    Runs that have been trained, or begun, stay in their programs; the others make one more, or several where one does not fit.
+
+    Args:
+      whole: all runs of the config.
+      checkpoints: as for `plan`.
+      estimate: the memory of a run; None where nothing is trained or measured.
+    """
+    name, config, runs = whole.name, whole.config, whole.runs
+    kept = execution.read(checkpoints).get(name) if checkpoints else None
+    parts = {} if kept is None else {part: _named(runs, names) for part, names in kept.programs.items()}
+    new = [run for run in runs if not any(run in held for held in parts.values())]
+    need = estimate() if estimate and new and (checkpoints or len(new) > 1) else None
+    axis = kept.run_axis if kept else execution.run_axis(config, need.activations if need else None)
+    config = dataclasses.replace(config, run_axis=axis)
+    sizes = memory.even(len(new), config.max_runs_per_program) if new else ()
+    if need and checkpoints:
+        log.info("%s: %s", name, need)
+        if parts:
+            log.info("%s: %d runs are there already; %d are trained beside them", name, len(runs) - len(new), len(new))
+        sizes = memory.split(config, need, len(new))
+    first = len(parts)
+    for number, (end, size) in enumerate(zip(itertools.accumulate(sizes), sizes), start=first):
+        part = name if (first, len(sizes)) == (0, 1) else f"{name}~{number}"
+        parts[part] = tuple(new[end - size : end])
+    return [whole._replace(name=part, config=config, runs=held) for part, held in parts.items()]
 
 
 def executions(programs: Sequence[Program]) -> dict[str, Execution]:

@@ -28,7 +28,7 @@ from ssljax.methods import (
     vibcreg,
     vicreg,
 )
-from ssljax.methods.base import Batch, Course, Method, Traced, View, multi_crop_views
+from ssljax.methods.base import CROP_AND_FLIP, Batch, Course, Method, Traced, View, multi_crop_views
 from ssljax.methods.pair import weighted_sum
 
 __all__ = [
@@ -66,8 +66,6 @@ METHODS: dict[str, ModuleType] = {
     "vicreg": vicreg,
 }
 
-# What the papers' code trains its probes under.
-_CROP_AND_FLIP = "random_resized_crop(area_low=0.08,area_high=1.0)+horizontal_flip(probability=0.5)"
 _SCHEDULE = dict(warmup_epochs=10, warmup_learning_rate=3e-5, min_learning_rate=0.0)  # solo-learn's
 
 # What a preset says for every method; a method's own PRESETS row goes over it. A row "preset@data set" goes over the
@@ -78,7 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(
         transforms="cifar", optimizer="sgd", lr_scaling="none", epochs=1000, batch_size=512, backbone="resnet18",
         width=1.0, image_size=32, stem="cifar", stem_padding=1, probe_features="raw",
-        finetune_transforms=_CROP_AND_FLIP, **_SCHEDULE,
+        finetune_transforms=CROP_AND_FLIP, **_SCHEDULE,
     ),
     # Section D.1, last lines: four methods.
     "paper@imagenet100": dict(batch_size=128, epochs=400, image_size=224, stem="imagenet"),
@@ -95,7 +93,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # solo-learn's CIFAR files.
     "solo": dict(
         optimizer="lars_solo", lr_scaling="linear", epochs=1000, batch_size=256, backbone="resnet18", width=1.0,
-        image_size=32, stem="cifar", stem_padding=2, probe_features="raw", finetune_transforms=_CROP_AND_FLIP, **_SCHEDULE,
+        image_size=32, stem="cifar", stem_padding=2, probe_features="raw", finetune_transforms=CROP_AND_FLIP, **_SCHEDULE,
     ),
     # Ours: scikit-learn's digits within minutes on two CPU cores. Learning rate, batch, epochs, temperature and width of the
     # networks were chosen on a validation part of the training images, the same for every method. VGG11 has batch

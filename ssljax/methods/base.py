@@ -107,6 +107,10 @@ class Method(NamedTuple):
     labels: bool = False
 
 
+# What photographs are classified under: the transforms of supervised training, and of the probes of the papers' code.
+CROP_AND_FLIP = "random_resized_crop(area_low=0.08,area_high=1.0)+horizontal_flip(probability=0.5)"
+
+
 def two_global_views(config: Any) -> tuple[View, ...]:
     """The plan of most methods: one full-size view from each side of the transform set."""
     return View("view1", config.image_size), View("view2", config.image_size)

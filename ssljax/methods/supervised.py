@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from ssljax import losses
 from ssljax.errors import UserError
-from ssljax.methods.base import Batch, Course, Method, Traced, Tree, no_update, one_view
+from ssljax.methods.base import CROP_AND_FLIP, Batch, Course, Method, Traced, Tree, no_update, one_view
 from ssljax.methods.networks import network, precision
 from ssljax.models import MLP
 
@@ -24,7 +24,6 @@ VIEWS = one_view
 
 HYPER: dict[str, Traced] = {}
 
-_CROP_AND_FLIP = "random_resized_crop(area_low=0.08,area_high=1.0)+horizontal_flip(probability=0.5)"
 _DECAY = 1e-4  # He et al., 2016 (residual networks), section 4.2, on CIFAR; momentum .9 too
 
 # A rate of .1 at a batch of 256: Goyal et al., 2017, section 2.1, whose rule gives .2 at the 512 of "paper". On CIFAR as
@@ -33,9 +32,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(learning_rate=0.2, weight_decay=_DECAY),
     # Goyal et al., 2017, section 5.1, but for the schedule: half a cosine, as everywhere here, where theirs falls in steps.
     "paper@imagenet2012": dict(
-        learning_rate=0.1, optimizer="sgd", batch_size=256, epochs=90, warmup_epochs=5, transforms=_CROP_AND_FLIP
+        learning_rate=0.1, optimizer="sgd", batch_size=256, epochs=90, warmup_epochs=5, transforms=CROP_AND_FLIP
     ),
-    "solo": dict(learning_rate=0.1, weight_decay=_DECAY, optimizer="sgd", transforms=_CROP_AND_FLIP),
+    "solo": dict(learning_rate=0.1, weight_decay=_DECAY, optimizer="sgd", transforms=CROP_AND_FLIP),
     "digits": {},
 }  # fmt: skip
 

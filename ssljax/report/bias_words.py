@@ -77,6 +77,7 @@ def against_chance(chance: Chance) -> str:
 
 
 def more_than_chance(chance: Chance) -> bool:
+    """Whether a statistic is above the mean of its permutations with p < .05; not where it could not be tested."""
     return bool(chance.p < ALPHA and chance.measured > chance.mean)
 
 

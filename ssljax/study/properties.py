@@ -33,7 +33,7 @@ def check_installed() -> None:
     Raises:
       UserError: which one, and how to install it.
     """
-    for module, package in (("skdim", "scikit-dimension"), ("skimage", "scikit-image")):
+    for module, package in (("skdim", "scikit-dimension"), ("skimage", "scikit-image"), ("statsmodels", "statsmodels")):
         if importlib.util.find_spec(module) is None:
             raise UserError(f"class properties: needs {package}; pip install 'ssljax[study]'")
 

@@ -15,10 +15,11 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ssljax import augment
+from ssljax import augment, losses
 from ssljax.config import Config
 from ssljax.train import execution, memory
 from ssljax.train.loop import Trained, laid_out, mesh_of, progress_bar, sweep_epoch
+from ssljax.train.probe import linear_start
 from ssljax.train.scratch import keep_scratch
 from ssljax.train.step import (
     FINETUNE_INIT,
@@ -64,13 +65,7 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int) -
     def init(hyper: Tree, encoder: Tree) -> State:
         blank = jnp.zeros((1, config.image_size, config.image_size, channels))
         dim = jax.eval_shape(lambda: network.apply(encoder, blank, train=False)).shape[-1]
-        # PyTorch's start of a linear layer: uniform in +-1/sqrt(fan in)
-        kernel_key, bias_key = jax.random.split(derive(hyper["seed"], 0, FINETUNE_INIT))
-        bound = dim**-0.5
-        head = {
-            "kernel": jax.random.uniform(kernel_key, (dim, n_classes), minval=-bound, maxval=bound),
-            "bias": jax.random.uniform(bias_key, (n_classes,), minval=-bound, maxval=bound),
-        }
+        head = linear_start(derive(hyper["seed"], 0, FINETUNE_INIT), dim, n_classes)
         params = {"backbone": encoder["params"], "head": head}
         return State(params, {"backbone": encoder["batch_stats"]}, (), optimizer.init(params), jnp.array(True))
 
@@ -90,8 +85,8 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int) -
             variables = {"params": params["backbone"], "batch_stats": state.stats["backbone"]}
             rngs = {"dropout": derive(hyper["seed"], step, FINETUNE_LOSS)}  # of stochastic depth
             features, changed = network.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
-            each = optax.softmax_cross_entropy_with_integer_labels(scores(params["head"], features), y)
-            return each.mean(), {"backbone": changed.get("batch_stats", {})}
+            value = losses.cross_entropy(scores(params["head"], features), y)
+            return value, {"backbone": changed.get("batch_stats", {})}
 
         return jax.vjp(remat(config, loss), state.params, has_aux=True)
 

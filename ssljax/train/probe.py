@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ssljax import losses
 from ssljax.train.step import PROBE_INIT, PROBE_ORDER, PROBE_VIEWS, derive
 
 MOMENTUM = 0.9
@@ -53,17 +54,10 @@ def fit(
     fixed = None if callable(features) else jnp.asarray(features, jnp.float32)
 
     def start(seed: jax.Array) -> Any:
-        # PyTorch's start of a linear layer: uniform in +-1/sqrt(fan in)
-        kernel_key, bias_key = jax.random.split(derive(seed, 0, PROBE_INIT))
-        bound = dim**-0.5
-        return {
-            "kernel": jax.random.uniform(kernel_key, (dim, n_classes), minval=-bound, maxval=bound),
-            "bias": jax.random.uniform(bias_key, (n_classes,), minval=-bound, maxval=bound),
-        }
+        return linear_start(derive(seed, 0, PROBE_INIT), dim, n_classes)
 
     def loss(head: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        logits = x @ head["kernel"] + head["bias"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return losses.cross_entropy(x @ head["kernel"] + head["bias"], y)
 
     def step(head: Any, state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, Any]:
         updates, state = optimizer.update(jax.grad(loss)(head, x, y), state)
@@ -97,6 +91,16 @@ def fit(
             own = jax.vmap(derive, in_axes=(0, None, None))(keys_from, epoch * per_epoch + i, PROBE_VIEWS)
             head, state = steps(head, state, features(index[:, i], own), targets[index[:, i]])  # type: ignore[operator]
     return jax.tree.map(np.asarray, head)
+
+
+def linear_start(key: jax.Array, dim: int, n_classes: int) -> dict[str, jax.Array]:
+    """A linear classifier at PyTorch's start of a linear layer: kernel [dim, n_classes] and bias uniform in +-1/sqrt(dim)."""
+    kernel_key, bias_key = jax.random.split(key)
+    bound = dim**-0.5
+    return {
+        "kernel": jax.random.uniform(kernel_key, (dim, n_classes), minval=-bound, maxval=bound),
+        "bias": jax.random.uniform(bias_key, (n_classes,), minval=-bound, maxval=bound),
+    }
 
 
 def scores(head: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
