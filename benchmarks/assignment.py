@@ -1,11 +1,16 @@
 """Pseudo-labels of one view's batch: the solver's steps, time and bytes against the paper's 30 steps and Sinkhorn-Knopp.
 
   python benchmarks/assignment.py [--batches=512,4096] [--prototypes=3000] [--betas=.5,.6667,.75,.9,.95] [--repeats=9]
+      [--step_batch=512]
 
 Rows are `mira` to r <= 1e-5 (`--tol`), the paper's plain iteration to the same residual and for its 30 steps, and Sinkhorn-Knopp
 for SwAV's 3 steps and to convergence, all in one compiled call on the same scores. They take turns, so that a ratio (time
-over that of `mira` to its tolerance) is the median over the rounds, with its quartiles. Bytes a step are what a step must
-read, the scores once for each of its two products, and beside them what it would take at the measured bandwidth of a copy.
+over that of `mira` to its tolerance) is the median over the rounds, with its quartiles. "gap" is the duality gap of equation 4
+at MIRA's labels: how far at most their objective is above the least. Bytes a step are what a step must read, the scores once for
+each of its two products, and beside them what it would take at the measured bandwidth of a copy.
+
+Last, the share of a training step: MIRA's step with a ResNet-18 (CIFAR stem, 32 px, two views, EMA target) at `--step_batch`
+images (0: not measured), in turns with the solves of both views alone, on scores of that batch.
 
 Scores are cosines of 256 dimensions: `random` vectors and prototypes; `peaked`, each vector near one of the prototypes, whose
 shares fall as 1/rank; `flat`, cosines a tenth as large.
@@ -24,11 +29,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import assign
+from ssljax import assign, sweeps
+from ssljax.config import Config, resolve
+from ssljax.train import loop
+from ssljax.train.step import over_runs
 
 DIMENSIONS = 256
 COLUMNS = (
-    "scores", "batch", "beta", "solver", "steps", "residual", "ms", "low", "high", "ratio", "ratio_low", "ratio_high",
+    "scores", "batch", "beta", "solver", "steps", "residual", "gap", "ms", "low", "high", "ratio", "ratio_low", "ratio_high",
 )  # fmt: skip
 
 
@@ -86,9 +94,10 @@ def compare(kind: str, n: int, beta: float, options: argparse.Namespace) -> list
         low, median, high = statistics.quantiles(milliseconds[name], n=4)
         ratios = [own / ours for own, ours in zip(milliseconds[name], milliseconds["mira"])]
         ratio_low, ratio, ratio_high = statistics.quantiles(ratios, n=4)
+        gap = None if "sinkhorn" in name else float(assign.duality_gap(result.labels, x, beta=beta))
         rows.append(
             dict(scores=kind, batch=n, beta=round(beta, 4), solver=name, steps=int(result.steps), residual=float(result.residual),
-                 ms=median, low=low, high=high, ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high)
+                 gap=gap, ms=median, low=low, high=high, ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high)
         )  # fmt: skip
     return rows
 
@@ -110,6 +119,45 @@ def per_step(n: int, options: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def share_of_a_step(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The time of both views' solves over that of a whole training step, one row a kind of scores."""
+    n = options.step_batch
+    config = Config(
+        method="mira",
+        preset="solo",
+        batch_size=n,
+        prototypes=options.prototypes,
+        evaluations=(),
+        width=options.step_width,
+    )
+    config = resolve(config)
+    images = np.random.default_rng(0).integers(0, 256, (n, config.image_size, config.image_size, 3), dtype=np.uint8)
+    trained = loop.prepare(config, sweeps.runs(config), loop.resident(images, (0.5,) * 3, (0.25,) * 3))
+    step = loop.sweep_step(config, trained.program, 1)
+    order = jax.jit(over_runs(trained.program.order, (0, None)))(trained.hyper, 0)
+    state = trained.state
+
+    def train() -> Any:
+        nonlocal state
+        state, metrics = step(state, trained.hyper, trained.data, order, 0)
+        return metrics
+
+    solve = jax.jit(jax.vmap(partial(assign.mira, tol=options.tol)))
+    views = {kind: jnp.stack([scores(kind, n, options.prototypes)] * 2) for kind in options.kinds}
+    calls: dict[str, Callable[[], Any]] = {kind: partial(solve, x) for kind, x in views.items()}
+    milliseconds = in_turns({**calls, "step": train}, options.repeats)
+    rows = []
+    for kind, call in calls.items():
+        shares = [own / whole for own, whole in zip(milliseconds[kind], milliseconds["step"])]
+        low, share, high = statistics.quantiles(shares, n=4)
+        rows.append(
+            dict(scores=kind, batch=n, beta=round(2 / 3, 4), solver="share of a step", steps=int(call().steps.max()),
+                 ms=statistics.median(milliseconds[kind]), step_ms=statistics.median(milliseconds["step"]), share=share,
+                 share_low=low, share_high=high, width=options.step_width)
+        )  # fmt: skip
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[512, 4096])
@@ -120,6 +168,8 @@ def main() -> None:
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=["random", "peaked", "flat"])
     parser.add_argument("--tol", type=float, default=1e-5)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--step_batch", type=int, default=512)
+    parser.add_argument("--step_width", type=float, default=1.0)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for n in options.batches:
@@ -131,6 +181,10 @@ def main() -> None:
                 found = compare(kind, n, beta, options)
                 rows += found
                 common.show(found, COLUMNS)
+    if options.step_batch:
+        found = share_of_a_step(options)
+        rows += found
+        common.show(found, ("scores", "batch", "steps", "ms", "step_ms", "share", "share_low", "share_high"))
     common.write("assignment", rows, vars(options))
 
 

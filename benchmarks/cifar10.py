@@ -44,7 +44,7 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from ssljax import data, flags, measuring, pipeline, sweeps, workdir
+from ssljax import data, flags, measuring, pipeline, representation, sweeps, workdir
 from ssljax.config import Config, resolve
 from ssljax.errors import UserError
 from ssljax.files import replacing
@@ -122,9 +122,9 @@ def trained_and_measured(config: Config, method: str) -> dict[str, Any]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shown: measuring.Representation | None
+        shown: representation.Representation | None
         if method == "pixels":
-            shown = measuring.pixels(program.dataset, program.config.seeds, method)
+            shown = representation.pixels(program.dataset, program.config.seeds, method)
         else:
             trained = pipeline.untrained(program)
             if method != "random":
@@ -141,7 +141,7 @@ def trained_and_measured(config: Config, method: str) -> dict[str, Any]:
                 speeds = [json.loads(line)["images_per_second"] for line in (folder / "metrics.jsonl").open()]
                 row["images/s"] = statistics.median(speeds)  # the first epoch's holds the compilation
                 began = time.perf_counter()
-            shown = measuring.represent(program.config, trained, program.dataset, program.name)
+            shown = representation.represent(program.config, trained, program.dataset, program.name)
         results = measuring.measure(program.config, program.dataset, shown, folder / "a.npz")[0] if shown else []
     seconds["evaluate"] = time.perf_counter() - began
     for evaluation in MEASURES:

@@ -23,12 +23,13 @@ TAU = 0.225
 mira = jax.jit(assign.mira, static_argnames="axis_name")
 sinkhorn = jax.jit(assign.sinkhorn)
 objective = jax.jit(assign.mira_objective)
+duality_gap = jax.jit(assign.duality_gap, static_argnames="axis_name")
 
 
-def solve64(solver, logits, **options):
-    """A solver in float64, as numpy arrays."""
+def solve64(solver, *arrays, **options):
+    """A solver, or another function of arrays, in float64; as numpy arrays."""
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, solver(jnp.asarray(logits, jnp.float64), **options))
+        return jax.tree.map(np.asarray, solver(*(jnp.asarray(x, jnp.float64) for x in arrays), **options))
 
 
 def cosines(n, k, *, d=16, noise=None, seed=0):
@@ -167,6 +168,51 @@ def test_the_tolerance_is_met_up_to_beta_95(dtype, tol, noise):
         assert residual_of(result, logits.astype(np.float64), beta) <= 20 * tol
         np.testing.assert_allclose(result.labels.sum(axis=1), np.ones(64), rtol=1e-6)
         np.testing.assert_allclose(result.marginal, result.labels.mean(axis=0), atol=1e-7)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 2 / 3, 0.9])
+def test_the_duality_gap_is_that_of_the_dual_and_bounds_what_is_above_the_optimum(beta):
+    rng = np.random.default_rng(0)
+    logits = 0.3 * rng.normal(size=(5, 3))
+    least = float(solve64(objective, constrained(logits, beta), logits, beta=beta)) if beta else 0.0
+
+    def dual(u):  # written from its definition, in the paper's words
+        p = softmax(logits / TAU, axis=1)
+        sums = (p ** (1 / (1 - beta)) * u ** (-beta / (1 - beta))).sum(axis=1)
+        return -(1 - beta) * np.log(sums).mean()
+
+    guesses = [softmax(logits / TAU, axis=1), np.full((5, 3), 1 / 3), *rng.dirichlet(np.ones(3), size=(4, 5))]
+    for labels in guesses:
+        gap = float(solve64(duality_gap, labels, logits, beta=beta))
+        value = float(solve64(objective, labels, logits, beta=beta))
+        np.testing.assert_allclose(gap, value - dual(labels.mean(axis=0)), atol=1e-12)
+        assert gap >= value - least - 1e-8  # SLSQP's optimum is that far off
+        assert gap > 1e-3 or (beta == 0 and labels is guesses[0])
+    assert all(dual(u) <= least + 1e-8 for u in rng.dirichlet(np.ones(3), size=20))
+
+
+def test_the_duality_gap_closes_as_the_search_goes_on_and_is_0_at_its_end():
+    logits = cosines(64, 150, noise=0.5)
+    gaps = [
+        float(solve64(duality_gap, solve64(mira, logits, beta=0.9, max_iter=steps).labels, logits, beta=0.9))
+        for steps in (1, 3, 10)
+    ]
+    assert gaps[0] > 2 * gaps[1] > 20 * gaps[2] > 0
+    exact = solve64(mira, logits, beta=0.9, tol=1e-12, max_iter=500).labels
+    np.testing.assert_allclose(solve64(duality_gap, exact, logits, beta=0.9), 0, atol=1e-13)
+    rounded = mira(logits, beta=0.9, max_iter=200).labels
+    assert abs(float(duality_gap(rounded, logits, beta=0.9))) < 1e-6  # float32
+    dead = np.zeros((4, 3))
+    dead[:, 0] = 1e4  # all labels are the first; two columns are dead
+    assert abs(float(duality_gap(mira(dead).labels, dead))) < 1e-6
+
+
+def test_the_duality_gap_of_a_batch_in_shards_is_that_of_the_whole():
+    logits = jnp.asarray(cosines(24, 7, noise=0.5), jnp.float32)
+    labels = jax.nn.softmax(3 * logits, axis=1)
+    spread = jax.vmap(lambda w, x: duality_gap(w, x, axis_name="shards"), axis_name="shards")
+    found = spread(labels.reshape(4, 6, 7), logits.reshape(4, 6, 7))
+    np.testing.assert_allclose(found, [float(duality_gap(labels, logits))] * 4, rtol=1e-5)
 
 
 def test_the_residual_tells_when_the_steps_were_too_few():

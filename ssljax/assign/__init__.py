@@ -5,10 +5,10 @@ They take arrays and return arrays in float32 (the soft ones in float64 for floa
 """
 
 from ssljax.assign.clustering import KMeans, nearest, spherical_kmeans
-from ssljax.assign.information import Information, mira_objective, mutual_information
+from ssljax.assign.information import Information, duality_gap, mira_objective, mutual_information
 from ssljax.assign.soft import Assignment, mira, sinkhorn, sinkhorn_knopp
 
 __all__ = [
-    "Assignment", "Information", "KMeans", "mira", "mira_objective", "mutual_information", "nearest", "sinkhorn",
+    "Assignment", "Information", "KMeans", "duality_gap", "mira", "mira_objective", "mutual_information", "nearest", "sinkhorn",
     "sinkhorn_knopp", "spherical_kmeans",
 ]  # fmt: skip

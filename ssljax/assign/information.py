@@ -1,4 +1,4 @@
-"""What soft labels say about the data: entropies, mutual information, and the objective that MIRA minimises."""
+"""What soft labels say about the data: entropies, mutual information, the objective that MIRA minimises, and its duality gap."""
 
 from typing import NamedTuple
 
@@ -67,3 +67,43 @@ def mira_objective(
     if axis_name is not None:
         divergence = jax.lax.pmean(divergence, axis_name)
     return divergence - beta * mutual_information(labels, axis_name=axis_name).mutual
+
+
+def duality_gap(
+    labels: jax.Array,
+    logits: jax.Array,
+    *,
+    temperature: jax.Array | float = 0.225,
+    beta: jax.Array | float = 2 / 3,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """How far at most the objective of some labels is above the least possible: it is 0 at MIRA's solution and nowhere else.
+
+    The marginal's entropy is the least of -sum_j m_j log u_j over distributions u. With u held, the best labels w(u) are those
+    of equation 7, so that for every u the objective of no labels is below the dual
+
+        g(u) = -(1 - beta) mean_i log sum_j p_ij^(1/(1-beta)) u_j^(-beta/(1-beta)).
+
+    At u = m, the labels' own marginal, their objective less g(m) is (1 - beta) mean_i KL(w_i || w_i(m)), which is computed.
+
+    Args:
+      labels: [n, k]; rows sum to 1.
+      logits, temperature, beta, axis_name: as for `mira`.
+
+    Returns:
+      A scalar, in nats; float32 rounds it to some 1e-7. Entries of the marginal below the smallest normal number count as that.
+
+    References:
+      Lee et al., 2022 (MIRA), equations 4 and 7.
+    """
+    labels, logits = jnp.asarray(labels), jnp.asarray(logits)
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    labels = labels.astype(dtype)
+
+    def mean(x: jax.Array) -> jax.Array:
+        own = jnp.mean(x, axis=0)
+        return own if axis_name is None else jax.lax.pmean(own, axis_name)
+
+    marginal = jnp.maximum(mean(labels), jnp.finfo(dtype).tiny)
+    best = jax.nn.log_softmax((logits.astype(dtype) / temperature - beta * jnp.log(marginal)) / (1 - beta), axis=1)
+    return (1 - beta) * mean(jnp.sum(xlogy(labels, labels) - labels * best, axis=1))
