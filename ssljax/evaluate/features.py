@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,7 +13,17 @@ from ssljax import augment
 from ssljax.config import Config
 from ssljax.models.lpips import Weights, lpips
 from ssljax.train.loop import Trained
-from ssljax.train.step import MEASURED_VIEWS, derive, over_runs, sizes, sources, to_unit, transform_values
+from ssljax.train.step import (
+    MEASURED_VIEWS,
+    SCORED_ORDER,
+    SCORED_VIEWS,
+    derive,
+    over_runs,
+    sizes,
+    sources,
+    to_unit,
+    transform_values,
+)
 
 log = logging.getLogger("ssljax")
 
@@ -34,6 +44,11 @@ def extract(trained: Trained, images: np.ndarray, *, image_size: int, batch_size
     Returns:
       float32 [runs, n, dim].
     """
+    return extractor(trained, image_size=image_size, batch_size=batch_size)(images)
+
+
+def extractor(trained: Trained, *, image_size: int, batch_size: int = 256) -> Callable[[np.ndarray], np.ndarray]:
+    """`extract` of some runs as a function of images, which compiles once for all images of one size."""
     resize = augment.parse("none").views[0]
     encode = over_runs(trained.program.encode, (0, None, None))
 
@@ -42,14 +57,17 @@ def extract(trained: Trained, images: np.ndarray, *, image_size: int, batch_size
         unit = augment.apply_view(resize, jax.random.key(0), to_unit(batch), {}, image_size=image_size)
         return encode(state, unit, trained.data)
 
-    batch_size = min(batch_size, len(images))
-    parts = []
-    for start in range(0, len(images), batch_size):
-        # The last batch reaches back so that all have one shape and one compilation serves them.
-        first = min(start, len(images) - batch_size)
-        part = np.asarray(features(trained.state, jnp.asarray(images[first : first + batch_size])))
-        parts.append(part[:, start - first :])
-    return np.concatenate(parts, axis=1)
+    def of(images: np.ndarray) -> np.ndarray:
+        most = min(batch_size, len(images))
+        parts = []
+        for start in range(0, len(images), most):
+            # The last batch reaches back so that all have one shape and one compilation serves them.
+            first = min(start, len(images) - most)
+            part = np.asarray(features(trained.state, jnp.asarray(images[first : first + most])))
+            parts.append(part[:, start - first :])
+        return np.concatenate(parts, axis=1)
+
+    return of
 
 
 def transformed(trained: Trained, transforms: str, image_size: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -70,6 +88,37 @@ def transformed(trained: Trained, transforms: str, image_size: int) -> Callable[
 
     many = jax.jit(over_runs(one, (0, 0, 0, None)))
     return lambda index, keys: many(trained.state, index, keys, trained.data)
+
+
+def random_scores(config: Config, trained: Trained, *, batches: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Cosines with the prototypes of random batches of training images, each image transformed as view 1 in training.
+
+    Batches, images and transforms follow from each run's seed and its traced values.
+
+    Args:
+      config: resolved; its sets and its plan of views are used.
+      trained: runs of a method with `scores`, with the training images.
+      batches: how many.
+      batch_size: images in each, all different; at most the training images.
+
+    Yields:
+      float32 [runs, batch_size, prototypes].
+    """
+    view, size = sources(config)["view1"], sizes(config)["view1"]
+    score = trained.program.scores
+    assert score is not None
+    count = len(trained.data.images)
+
+    def one(state: Any, hyper: Any, number: jax.Array, data: Any) -> jax.Array:
+        key = derive(hyper["seed"], number, SCORED_ORDER)
+        index = jax.random.choice(key, count, (min(batch_size, count),), replace=False)
+        key, values = derive(hyper["seed"], number, SCORED_VIEWS), transform_values(hyper, "view1")
+        drawn = augment.apply_view(view, key, to_unit(data.images[index]), values, image_size=size)
+        return score(state, drawn, data)
+
+    many = jax.jit(over_runs(one, (0, 0, None, None)))
+    for number in range(batches):
+        yield np.asarray(many(trained.state, trained.hyper, number, trained.data))
 
 
 def view_distances(

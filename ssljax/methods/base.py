@@ -66,6 +66,22 @@ class Traced(NamedTuple):
     whole: bool = False
 
 
+class Stage(NamedTuple):
+    """A part of a training with a learning-rate schedule of its own: linear warm-up, then half a cosine.
+
+    Attributes:
+      learning_rate: the peak, before any scaling by the batch.
+      warmup_epochs: of the stage.
+      start: its first step.
+      steps: how many it has.
+    """
+
+    learning_rate: jax.Array
+    warmup_epochs: jax.Array
+    start: jax.Array | float
+    steps: jax.Array | float
+
+
 # Names that several methods share; each is a flag too.
 TEMPERATURE = {"temperature": Traced("T of the softmax", low=1e-6)}
 TAU = {
@@ -87,10 +103,13 @@ class Method(NamedTuple):
       encode: (params, stats, images) -> features [batch, dim] of the backbone in evaluation mode, before any head.
       trainable: (params, step, hyper) -> tree of 0/1 like params: what may move now. What may not is left alone by the
         gradient, by decay and by momentum.
-      rates: (params, rate, peak) -> tree like params: each array's learning rate, from this step's and the highest.
+      stage: (hyper, step) -> the `Stage` that a step belongs to (default: the whole training is one).
+      rates: (params, rate, peak) -> tree like params: each array's learning rate, from this step's and the stage's highest.
       constrain: params -> params, right after the optimiser: unit norms and the like.
       on_epoch: (params, memory, hyper, key) -> memory, at the start of each epoch.
       fill: (params, stats, memory, batch, hyper, step, key) -> memory, in a pass over the images before the first epoch.
+      scores: (params, stats, memory, images) -> cosines [batch, prototypes] of the network whose outputs become pseudo-labels, in
+        evaluation mode; of methods whose labels a solver makes of such cosines.
       labels: whether its batches are to hold the images' labels.
     """
 
@@ -100,10 +119,12 @@ class Method(NamedTuple):
     update: Callable[[Tree, Tree, Tree, jax.Array], Tree]
     encode: Callable[[Tree, Tree, jax.Array], jax.Array]
     trainable: Callable[[Tree, jax.Array, Tree], Tree] | None = None
+    stage: Callable[[Tree, jax.Array], Stage] | None = None
     rates: Callable[[Tree, jax.Array, jax.Array], Tree] | None = None
     constrain: Callable[[Tree], Tree] | None = None
     on_epoch: Callable[[Tree, Tree, Tree, jax.Array], Tree] | None = None
     fill: Callable[..., Tree] | None = None
+    scores: Callable[[Tree, Tree, Tree, jax.Array], jax.Array] | None = None
     labels: bool = False
 
 

@@ -31,9 +31,15 @@ _SHARED = dict(
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": _SHARED,
+    "paper@bbbc021": {},
+    "paper@crops": {},
     "paper@imagenet100": dict(learning_rate=0.45),
+    # Grill et al., 2020, section 3.3, of 1000 epochs. The official program has for 300 a rate of .3 and for 100 one of .45, both
+    # with a decay of 1e-6 and a first tau of .99.
+    "paper@imagenet2012": dict(learning_rate=0.2, weight_decay=1.5e-6, tau_base=0.996, epochs=1000, transforms="byol"),
     "paper@mnist": dict(learning_rate=0.01, weight_decay=1e-5),
     "solo": {**_SHARED, "transforms": "solo_asym"},
+    "solo@imagenet100": dict(learning_rate=0.5, weight_decay=1e-6, predictor_dim=8192, transforms="byol"),
     "digits": dict(predictor_dim=128, tau_base=0.99, tau_final=1.0),
 }
 

@@ -26,12 +26,14 @@ class Network(NamedTuple):
         given; the key is for backbones that draw (stochastic depth), each view its own.
       predict: (params, stats, z [views, batch, out]) -> (p, stats), likewise.
       encode: (params, stats, images) -> features [batch, dim] of the backbone, evaluation mode.
+      embed: (params, stats, images) -> z [batch, out] of the projector on the backbone, evaluation mode.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[Tree, Tree]]
     project: Callable[[Tree, Tree, Sequence[jax.Array], jax.Array], tuple[jax.Array, Tree]]
     predict: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
     encode: Callable[[Tree, Tree, jax.Array], jax.Array]
+    embed: Callable[[Tree, Tree, jax.Array], jax.Array]
 
 
 def network(backbone: nn.Module, projector: nn.Module, predictor: nn.Module | None = None) -> Network:
@@ -81,7 +83,12 @@ def network(backbone: nn.Module, projector: nn.Module, predictor: nn.Module | No
         features: Any = backbone.apply(variables, images, train=False)
         return features
 
-    return Network(init, project, predict, encode)
+    def embed(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
+        variables = {"params": params["projector"], "batch_stats": stats["projector"]}
+        z: Any = projector.apply(variables, encode(params, stats, images), train=False)
+        return z
+
+    return Network(init, project, predict, encode, embed)
 
 
 def memoryless(

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssljax.methods.base import Batch, Method, Tree, of_second_loss, retarget
+from ssljax.methods.base import Batch, Method, Stage, Tree, of_second_loss, retarget
 
 ENCODER = "backbone"
 
@@ -22,7 +22,8 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
 
     The second's traced values stand in `hyper["second"]`, the weights in `hyper["loss_weights"]`. Batch statistics of the
     backbone pass through the first loss's views and then the second's. Where the two give the backbone different learning
-    rates, the first's holds.
+    rates, the first's holds; there is one schedule, the first's unless only the second's has stages. Pseudo-labels are of one
+    loss each: the sum has no `scores`.
 
     Args:
       first, second: on the same backbone.
@@ -105,6 +106,12 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
             each[side] = method.rates(mine, rate, peak) if method.rates else jax.tree.map(lambda _: rate, mine)
         return joined(each, lambda a, b: a)
 
+    def stage(hyper: Tree, step: jax.Array) -> Stage:
+        if first.stage is not None:
+            return first.stage(hyper, step)
+        assert second.stage is not None
+        return second.stage({**hyper, **hyper["second"]}, step)
+
     def on_epoch(params: Tree, memory: Tree, hyper: Tree, key: jax.Array) -> Tree:
         memory = dict(memory)
         for side, method, values, _ in sides(hyper):
@@ -141,6 +148,7 @@ def weighted_sum(first: Method, second: Method, *, shared_heads: bool = False) -
         update=update,
         encode=encode,
         trainable=trainable if first.trainable or second.trainable else None,
+        stage=stage if first.stage or second.stage else None,
         rates=rates if first.rates or second.rates else None,
         on_epoch=on_epoch if first.on_epoch or second.on_epoch else None,
         constrain=constrain if first.constrain or second.constrain else None,

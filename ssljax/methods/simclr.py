@@ -26,6 +26,10 @@ _SHARED = dict(learning_rate=0.4, weight_decay=1e-5, temperature=0.2, hidden_dim
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": _SHARED,
     "paper@imagenet100": {},
+    # Chen et al., 2020, sections 2.2 and 6, and the official program: temperature .1 and 1000 epochs are of its longest runs.
+    "paper@imagenet2012": dict(
+        learning_rate=0.3, weight_decay=1e-6, temperature=0.1, output_dim=128, epochs=1000, transforms="solo_sym"
+    ),
     "solo": {**_SHARED, "weight_decay": 1e-4, "transforms": "solo_sym"},
     "digits": dict(temperature=0.2),
 }

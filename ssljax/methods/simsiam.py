@@ -25,9 +25,14 @@ _SHARED = dict(learning_rate=0.5, weight_decay=1e-5, hidden_dim=2048, output_dim
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": _SHARED,
+    # Chen and He, 2021, section 4, "Baseline settings"; the batch is the official program's, whose longest run has 800 epochs.
+    "paper@imagenet2012": dict(
+        learning_rate=0.05, weight_decay=1e-4, optimizer="sgd", batch_size=512, epochs=800, warmup_epochs=0,
+        transforms="mocov2",
+    ),
     "solo": {**_SHARED, "optimizer": "sgd", "transforms": "solo_sym_weak"},
     "digits": dict(predictor_dim=32),  # a bottleneck of the output's width by two, ours
-}
+}  # fmt: skip
 
 
 def make(config: Any, backbone: nn.Module, course: Course) -> Method:

@@ -30,11 +30,19 @@ _SHARED = dict(learning_rate=0.3, weight_decay=1e-4, hidden_dim=2048, output_dim
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {**_SHARED, "batch_size": 256},
+    "paper@bbbc021": {},
+    "paper@crops": {},
     "paper@imagenet100": {},
+    # Bardes et al., 2022, section 4.2, and the official program: half of our variance term, and a thousandth of the rate left at
+    # the end.
+    "paper@imagenet2012": dict(
+        learning_rate=0.2, weight_decay=1e-6, variance=12.5, hidden_dim=8192, output_dim=8192, batch_size=2048, epochs=1000,
+        min_learning_rate=1.6e-3, transforms="byol",
+    ),
     "solo": {**_SHARED, "transforms": "solo_vicreg"},
     # The covariance term is a sum over D^2 divided by D: with 64 outputs it takes 32 times the weight of 2048 to be as strong.
     "digits": dict(covariance=32.0),
-}
+}  # fmt: skip
 
 
 def make(config: Any, backbone: nn.Module, course: Course) -> Method:

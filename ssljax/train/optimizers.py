@@ -93,7 +93,13 @@ def hold(rule: optax.GradientTransformation, mask: Tree, new: Tree, old: Tree) -
 
 
 def learning_rate(
-    peak: jax.Array, step: jax.Array, *, total_steps: int, warmup_steps: jax.Array, start: jax.Array, end: jax.Array
+    peak: jax.Array,
+    step: jax.Array,
+    *,
+    total_steps: jax.Array | float,
+    warmup_steps: jax.Array,
+    start: jax.Array,
+    end: jax.Array,
 ) -> jax.Array:
     """Linear warm-up from `start` to `peak`, then half a cosine to `end` at `total_steps` (solo-learn's schedule, per step).
 

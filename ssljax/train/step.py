@@ -14,7 +14,7 @@ import optax
 from ssljax import augment, sweeps
 from ssljax.config import Config
 from ssljax.errors import UserError
-from ssljax.methods import METHODS, Batch, Course, Method, build
+from ssljax.methods import METHODS, Batch, Course, Method, Stage, build
 from ssljax.models import backbone
 from ssljax.models.layers import MAPS
 from ssljax.train import optimizers
@@ -24,6 +24,7 @@ Tree = Any
 # Purposes of derived keys. Their order is part of what a seed means: append, never insert.
 INIT, ORDER, VIEWS, LOSS, EPOCH, PROBE_INIT, PROBE_ORDER, PROBE_VIEWS, FILL, MEASURED_VIEWS = range(10)
 FINETUNE_INIT, FINETUNE_ORDER, FINETUNE_VIEWS, FINETUNE_LOSS = range(10, 14)
+SCORED_ORDER, SCORED_VIEWS = range(14, 16)
 
 
 class State(NamedTuple):
@@ -72,6 +73,8 @@ class Program(NamedTuple):
         the method has no use for it.
       encode: (state, images in [0, 1] of the network's size, data) -> features.
       labels: whether its steps read the data's labels.
+      scores: as `encode` -> cosines with the prototypes [batch, prototypes] that pseudo-labels are made of; None for a method
+        without.
     """
 
     init: Callable[..., State]
@@ -84,6 +87,7 @@ class Program(NamedTuple):
     steps_per_epoch: int
     total_steps: int
     labels: bool = False
+    scores: Callable[..., jax.Array] | None = None
 
 
 def to_unit(images: jax.Array) -> jax.Array:
@@ -130,15 +134,21 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
     check_channels(config, channels)
     scale = config.batch_size / 256 if config.lr_scaling == "linear" else 1.0
 
-    def rate(hyper: Tree, step: jax.Array) -> jax.Array:
-        return optimizers.learning_rate(
-            hyper["learning_rate"] * scale,
-            step,
-            total_steps=total_steps,
-            warmup_steps=hyper["warmup_epochs"] * steps_per_epoch,
+    def rate(hyper: Tree, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The learning rate of a step, and the highest of its stage."""
+        stage = Stage(hyper["learning_rate"], hyper["warmup_epochs"], 0, total_steps)
+        if method.stage is not None:
+            stage = method.stage(hyper, step)
+        peak = stage.learning_rate * scale
+        now = optimizers.learning_rate(
+            peak,
+            step - stage.start,
+            total_steps=stage.steps,
+            warmup_steps=stage.warmup_epochs * steps_per_epoch,
             start=hyper["warmup_learning_rate"],
             end=hyper["min_learning_rate"],
         )
+        return now, peak
 
     def init(hyper: Tree) -> State:
         blank = tuple(jnp.zeros((1, view.size, view.size, channels)) for view in method.views)
@@ -182,8 +192,8 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
     ) -> tuple[State, dict[str, jax.Array]]:
         loss, backward, (stats, memory, metrics) = forward(state, hyper, data, order, step)
         (gradients,) = backward(jnp.ones_like(loss))
-        lr = rate(hyper, step)
-        params, optimizer = descend(state, hyper, gradients, lr, step)
+        lr, peak = rate(hyper, step)
+        params, optimizer = descend(state, hyper, gradients, lr, peak, step)
         memory = method.update(params, memory, hyper, step)
         norm = optax.global_norm(gradients)
         # A finite gradient times a huge rate may still throw the weights out of range.
@@ -193,12 +203,11 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
         kept = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state._replace(alive=alive))
         return kept, {"loss": loss, "learning_rate": lr, "gradient_norm": norm, **metrics}
 
-    def descend(state: State, hyper: Tree, gradients: Tree, lr: jax.Array, step: jax.Array) -> tuple[Tree, Tree]:
+    def descend(
+        state: State, hyper: Tree, gradients: Tree, lr: jax.Array, peak: jax.Array, step: jax.Array
+    ) -> tuple[Tree, Tree]:
         """Parameters and optimiser after a step down the gradients."""
-        if method.rates is None:
-            rates = jax.tree.map(lambda _: lr, state.params)
-        else:
-            rates = method.rates(state.params, lr, hyper["learning_rate"] * scale)
+        rates = method.rates(state.params, lr, peak) if method.rates else jax.tree.map(lambda _: lr, state.params)
         rule = optimizers.rule(config.optimizer, hyper, rates)
         direction, optimizer = rule.update(gradients, state.optimizer, state.params)
         updates = jax.tree.map(lambda d, rate: -rate * d, direction, rates)
@@ -224,6 +233,10 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
     def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
         return method.encode(state.params, state.stats, (images - data.mean) / data.std)
 
+    def scores(state: State, images: jax.Array, data: Data) -> jax.Array:
+        assert method.scores is not None
+        return method.scores(state.params, state.stats, state.memory, (images - data.mean) / data.std)
+
     return Program(
         init,
         order,
@@ -235,6 +248,7 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
         steps_per_epoch,
         total_steps,
         method.labels,
+        scores if method.scores else None,
     )
 
 

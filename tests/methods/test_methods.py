@@ -14,6 +14,7 @@ from ssljax.methods import METHODS, PRESETS, Batch, Course, build, preset, twist
 from ssljax.methods.base import cosine_schedule
 from ssljax.methods.describe import describe
 from ssljax.models import MLP, backbone
+from ssljax.train import step as step_lib
 
 N, SIZE, IMAGES = 48, 8, 100
 CLASSES = 7
@@ -190,10 +191,12 @@ def test_every_swept_name_is_documented_and_changes_the_loss_or_the_memory(case)
         "beta.base": 0.5,
         "beta.final": 0.5,
     }
-    other |= {"solver.tolerance": 1.0, "solver.max_iter": 1.0, "self_labelling.epoch": 1.0}
+    other |= {"solver.tolerance": 1.0, "solver.max_iter": 1.0, "self_labelling.epoch": 0.0}
     # One number acts through another function than the loss: when it moves, or what k-means gives. Or within a stage only.
     elsewhere = {"tau.base", "tau.final", "freeze_epochs", "kmeans.iterations"}
-    elsewhere |= {"self_labelling.fraction.base", "self_labelling.fraction.final"}
+    elsewhere |= {
+        f"self_labelling.{name}" for name in ("fraction.base", "fraction.final", "learning_rate", "warmup_epochs")
+    }
     for address in METHODS[case.config.method].HYPER:
         assert address in page
         if address in elsewhere:
@@ -236,7 +239,14 @@ def test_bfloat16_keeps_losses_memory_and_statistics_in_float32(case, of):
 
 def test_every_preset_resolves_and_declares_what_it_sweeps(case):
     method = case.config.method
-    sets = {"paper@mnist": "mnist", "paper@imagenet100": "imagenet100:x", "paper@imagenet2012": "imagenet2012:5.1.0"}
+    sets = {
+        "paper@mnist": "mnist",
+        "paper@imagenet100": "imagenet100:x",
+        "paper@imagenet2012": "imagenet2012:5.1.0",
+        "paper@bbbc021": "bbbc021:x",
+        "paper@crops": "crops:x.npz",
+        "solo@imagenet100": "imagenet100:x",
+    }
     for name in METHODS[method].PRESETS:
         dataset = sets.get(name, "digits")
         values = preset(method, name.partition("@")[0], dataset)
@@ -291,6 +301,21 @@ def test_what_the_papers_say_of_mnist_and_imagenet100():
     assert {(c.batch_size, c.epochs) for c in large.values()} == {(128, 400)}
     with pytest.raises(UserError, match="--preset: 'paper' has no values for dino on imagenet100, only for byol"):
         config_lib.resolve(config_lib.Config(method="dino", preset="paper", dataset="imagenet100:/data"))
+
+
+@pytest.mark.parametrize("dataset", ["bbbc021:/cells", "crops:/cells/crops.npz"])
+def test_what_the_papers_say_of_cells(dataset):
+    cells = {
+        method: config_lib.resolve(config_lib.Config(method=method, preset="paper", dataset=dataset))
+        for method in ("byol", "mocov2plus", "vicreg")
+    }
+    for config in cells.values():
+        assert (config.optimizer, config.batch_size, config.epochs) == ("adam", 128, 400)
+        assert (config.learning_rate, config.weight_decay, config.lr_scaling) == (1e-3, 1e-4, "none")
+        assert (config.backbone, config.image_size, config.probe_transforms) == ("vgg13", 196, "none")
+    assert (cells["mocov2plus"].queue_size, cells["mocov2plus"].temperature) == (1024, 0.07)
+    with pytest.raises(UserError, match="--preset: 'paper' has no values for dino on "):
+        config_lib.resolve(config_lib.Config(method="dino", preset="paper", dataset=dataset))
 
 
 def test_encode_is_the_backbone_in_evaluation_mode(case):
@@ -673,17 +698,19 @@ def test_mira_predicts_the_labels_that_its_problem_gives_the_targets_outputs(of)
 
 
 def test_mira_takes_as_many_of_the_papers_steps_as_asked_for(of):
-    case = of("mira", target_network="self", solver_steps=2)
+    case = of("mira", target_network="self", solver="plain")
     params = perturbed(case.state[0], 1)
     student = logits_in_float64(case, VIEWS, params, params["prototypes"])
     expected = {}
     for steps in (1, 2, 2000):
         labels = np.stack([equation_7(view, 0.225, 2 / 3, steps) for view in student])
         expected[steps] = swapped_prediction(student, labels, 0.1)
-    value, (_, _, told), _ = case(params=params, hyper=of_the_paper(case.hyper))
-    np.testing.assert_allclose(value, expected[2], rtol=2e-4)
     assert min(abs(expected[2] - expected[1]), abs(expected[2] - expected[2000])) > 5e-4 * expected[2]
-    assert int(told["solver.steps"]) == 2
+    for steps in (2, 1):  # one program: their number is traced, and no tolerance ends them early
+        solver = {"max_iter": jnp.float32(steps), "tolerance": jnp.float32(10)}
+        value, (_, _, told), _ = case(params=params, hyper={**of_the_paper(case.hyper), "solver": solver})
+        np.testing.assert_allclose(value, expected[steps], rtol=2e-4)
+        assert int(told["solver.steps"]) == steps
 
 
 def test_mira_without_a_target_labels_its_own_outputs_and_learns_nothing_through_them(of):
@@ -776,6 +803,94 @@ def test_twist_labels_the_surest_images_from_its_stage_on(of):
         )
     before = case(params=params, views=views, hyper=hyper, step=3)[0]
     assert float(before) == pytest.approx(float(case(params=params, views=views, step=3)[0]), rel=1e-6)
+
+
+def test_twist_trains_its_second_stage_as_if_after_the_first(settings):
+    """Warm-up, cosine to the end of the stage, and again with the second's own rate; both scaled by the batch alike."""
+    batch = 2 * N
+    given = dict(batch_size=batch, lr_scaling="linear", epochs=10, learning_rate=0.5, optimizer="sgd")
+    given |= dict(warmup_epochs=2, min_learning_rate=0.0, warmup_learning_rate=0.001, sweep=())
+    numbers = {"self_labelling.epoch": 6.0, "self_labelling.learning_rate": 0.05, "self_labelling.warmup_epochs": 1.0}
+    config = config_lib.resolve(settings(method="twist", queue_size=None, **given))
+    program = step_lib.make_program(config, 3 * batch, 1)  # 3 steps an epoch
+    data = step_lib.Data(jnp.zeros((3 * batch, SIZE, SIZE, 1), jnp.uint8), jnp.zeros(1), jnp.ones(1))
+
+    @jax.jit
+    def rates(values):
+        state, order = program.init(values), program.order(values, 0)
+        each = jax.vmap(lambda step: program.step(state, values, data, order, step)[1]["learning_rate"])
+        return each(jnp.arange(30))
+
+    scale = batch / 256
+
+    def stage(step, peak, warmup, steps):
+        if step < warmup:
+            return 0.001 + (peak - 0.001) * step / warmup
+        return peak * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup))) / 2
+
+    first = [stage(step, 0.5 * scale, 6, 18) for step in range(18)]
+    expected = {True: first + [stage(step, 0.05 * scale, 3, 12) for step in range(12)]}
+    expected[False] = [stage(step, 0.5 * scale, 6, 30) for step in range(30)]
+    for staged in (True, False):  # without it, one schedule
+        values = sweeps.hyper(config, sweeps.Run("x", 5, numbers if staged else {}))
+        np.testing.assert_allclose(rates(values), expected[staged], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            {"self_labelling.epoch": 8.0, "self_labelling.warmup_epochs": 2.0},
+            "--sweep: self_labelling.warmup_epochs: 2 is not below",
+        ),
+        (
+            {"self_labelling.epoch": 2.0},
+            "--sweep: self_labelling.epoch: the 2 epochs before it are no more than --warmup_epochs=2",
+        ),
+    ],
+)
+def test_twist_refuses_a_stage_that_is_over_before_its_warm_up(settings, values, message):
+    config = config_lib.resolve(settings(method="twist", epochs=10, warmup_epochs=2, queue_size=None))
+    with pytest.raises(UserError, match=message):
+        sweeps.hyper(config, sweeps.Run("x", 5, values))
+
+
+@pytest.mark.parametrize("name, network", [("mira", "ema"), ("mira", "self"), ("swav", None)])
+def test_scores_are_cosines_of_the_labelled_network_in_evaluation_mode(of, name, network):
+    case = of(name, **({"target_network": network} if network else {}))
+    params, stats, memory = case.state
+    params, stats = perturbed(params, 1), perturbed(stats, 3)
+    labelled = {"params": params, "stats": stats}
+    if network == "ema":
+        target = {"params": perturbed(memory["target"]["params"], 2), "stats": perturbed(memory["target"]["stats"], 4)}
+        memory, labelled = {"target": target}, target
+    found = case.method.scores(params, stats, memory, VIEWS[0])
+    z = np.asarray(VIEWS[0], np.float64)
+    own = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), labelled)
+    x = z.mean(3).reshape(N, -1)[:, ::3]
+
+    def linear(x, part):
+        return x @ part["kernel"] + part.get("bias", 0.0)
+
+    def norm(x, part, stat):
+        return (x - stat["mean"]) / np.sqrt(stat["var"] + 1e-5) * part["scale"] + part["bias"]
+
+    weights, moments = own["params"], own["stats"]
+    x = np.maximum(
+        norm(linear(x, weights["backbone"]["dense"]), weights["backbone"]["bn"], moments["backbone"]["bn"]), 0
+    )
+    head, mean = weights["projector"], moments["projector"]
+    last = 3 if "linear3" in head else 2
+    for i in range(1, last + 1):
+        x = linear(x, head[f"linear{i}"]["dense"])
+        if i < last:
+            x = np.maximum(norm(x, head[f"bn{i}"], mean[f"bn{i}"]), 0)
+    prototypes = np.asarray(params["prototypes"], np.float64)
+    if name == "mira":
+        prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
+    expected = x / np.linalg.norm(x, axis=1, keepdims=True) @ prototypes.T
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert np.asarray(found).std() > 0.05
 
 
 def test_twist_moves_the_less_sure_view_towards_the_label_and_not_the_surer_one():
@@ -875,6 +990,11 @@ BAD = [
     (dict(method="simclr", second_method="byol"), r"--second_method: there is no second loss"),
     (dict(second_transforms="mnist_second", second_method="bylo"), r"--second_method: unknown method 'bylo'.*'byol'"),
     (dict(second_transforms="mnist_scond"), r"--second_transforms: unknown .*'mnist_second'"),
+    (dict(transforms="mnist_first & mnist_scond"), r"--second_transforms: unknown .*'mnist_second'"),
+    (
+        dict(transforms="mnist_first & mnist_second", second_transforms="mnist_first"),
+        r"--transforms: 'mnist_first & mnist_second' holds the second set; given too --second_transforms=mnist_first",
+    ),
     (
         dict(second_transforms="mnist_second", second_method="byol", second_heads="shared"),
         r"--second_heads: .* given mocov2plus and byol",

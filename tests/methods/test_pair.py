@@ -1,5 +1,6 @@
 """Two losses at once: the weighted sum of two methods is the sum of their losses on one encoder, and nothing else."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -164,6 +165,19 @@ def test_one_loss_beside_two_have_names_of_their_own(tiny):
     programs = pipeline.plan([tiny(second_transforms=s) for s in ("none", "mnist_second")])
     assert [p.name for p in programs] == ["none", "mnist_second"]
     assert programs[0].config.second is None
+
+
+def test_a_list_of_sets_may_hold_the_sum_of_two(tiny):
+    """`A & B` is A with the second set B; the weights are the sum's, and the single set's to pass by."""
+    weighted = dict(loss_weights_first=0.4, seeds=(1,))
+    whole = config_lib.resolve(tiny(transforms="mnist_first & mnist_second", **weighted))
+    assert whole == config_lib.resolve(tiny(**SETS, **weighted))
+    sets = ("mnist_first", "mnist_first & mnist_second")
+    alone, both = pipeline.plan([tiny(transforms=each, **weighted) for each in sets])
+    assert alone.config.second is None and both.config == dataclasses.replace(whole, run_axis=both.config.run_axis)
+    assert (alone.name, both.name) == ("mnist_first", "mnist_first-mnist_second")
+    with pytest.raises(config_lib.UserError, match=r"--loss_weights.first: there is no second loss"):
+        pipeline.plan([tiny(transforms=each, **weighted) for each in ("mnist_first", "mnist_second")])
 
 
 def test_local_crops_go_to_the_side_that_takes_them(tiny):

@@ -69,7 +69,7 @@ OTHER = {
 # What acts only after the few steps that are trained here.
 LATER = {
     "min_learning_rate", "queue_start_epoch", "target_temperature.final", "target_temperature.warmup_epochs", "second.tau.final",
-    "self_labelling.fraction.base", "self_labelling.fraction.final",
+    "self_labelling.fraction.base", "self_labelling.fraction.final", "self_labelling.learning_rate", "self_labelling.warmup_epochs",
 }  # fmt: skip
 
 
