@@ -1,17 +1,8 @@
 """Any image set of TensorFlow Datasets by its name, read from array_record files without TensorFlow.
 
-Preparing a set that is not on disk may need the network and, for some sets, TensorFlow; reading never does.
 The records hold the encoded images, which are decoded here.
 """
 
-import contextlib
-import difflib
-import io
-import logging
-import os
-import re
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,23 +11,14 @@ import numpy as np
 from ssljax.data.folder import identity
 from ssljax.data.pixels import Broken, SameShape, decode, in_blocks, resize
 from ssljax.data.source import Block, Contents, Request, Source, Stream
+from ssljax.data.tfds_builder import first_line, opened, place_of
 from ssljax.errors import UserError
-
-_log = logging.getLogger(__name__)
-
-# Of requests, by name so that it need not be imported.
-_NETWORK_ERRORS = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError", "SSLError")
-
-# A tfds name: set, then /configuration, then :version.
-_NAME = re.compile(r"\w+(/[\w.\-]+)?(:(\d+|\*)(\.(\d+|\*)){2})?")
-
-# Attempts per download instead of tfds' ten, which keep a machine without network waiting for minutes.
-_RETRIES = 4
 
 
 def source(request: Request) -> Source:
-    """A tfds set, such as mnist, cifar10:3.0.2 or caltech_birds2011; the first Image feature and
-    the ClassLabel of the set's supervised pair, else the first, are used.
+    """A tfds set, such as mnist, cifar10:3.0.2 or caltech_birds2011; the Image and the
+    ClassLabel of the set's supervised pair, else the first ones, are used. A set without one but with a sequence of
+    them, such as voc/2007, has many labels an image; of several, the one whose name comes first.
 
     `data_dir` defaults to tfds' own, $TFDS_DATA_DIR or ~/tensorflow_datasets. A set that is not prepared
     there is prepared, from files in `manual_dir` where that holds the downloads by their own names.
@@ -44,10 +26,10 @@ def source(request: Request) -> Source:
     Raises:
       UserError: an unknown name or version, a set that cannot be prepared, or one without images.
     """
-    name, root, folder = _place(request)
+    name, root, folder = place_of(request)
 
     def open_() -> Contents:
-        with _opened(request) as builder:
+        with opened(request) as builder:
             return _contents(builder, request, name)
 
     return Source(location=f"{root}:{name}", identity=lambda: identity(folder), open=open_)
@@ -69,9 +51,9 @@ def superclasses(request: Request, feature: str) -> dict[str, str]:
     import tensorflow_datasets as tfds
 
     name = request.name.lower()
-    with _opened(request) as builder:
+    with opened(request) as builder:
         features = builder.info.features
-        image, label = _image_and_label(builder, name)
+        image, label = image_and_label(builder, name)
         known = [key for key, one in features.items() if isinstance(one, tfds.features.ClassLabel) and key != label]
         if label is None or feature not in known:
             raise UserError(
@@ -92,37 +74,18 @@ def superclasses(request: Request, feature: str) -> dict[str, str]:
 _BLOCK = 1024  # records read at once
 
 
-def _place(request: Request) -> tuple[str, str, str]:
-    """The set's name, the folder of all sets, and the set's own."""
-    name = request.name.lower()
-    default = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    root = os.path.abspath(os.path.expanduser(request.data_dir or default))
-    # Every version of the set: a new one beside the old one may change what the bare name means.
-    return name, root, os.path.join(root, name.partition(":")[0].partition("/")[0])
-
-
-@contextlib.contextmanager
-def _opened(request: Request) -> Iterator[Any]:
-    """The builder of a prepared set, while tfds is kept quiet."""
-    name, root, folder = _place(request)
-    try:
-        import tensorflow_datasets  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"data set '{request.name}': needs tensorflow-datasets ({error})") from error
-    with _quiet():
-        yield _prepared(name, request, root, folder)
-
-
-def _image_and_label(builder: Any, name: str) -> tuple[str, str | None]:
+def image_and_label(builder: Any, name: str) -> tuple[str, str | None]:
     """The features that hold the image and its label."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
     items = list(features.items()) if hasattr(features, "items") else []
-    image = next((key for key, feature in items if isinstance(feature, tfds.features.Image)), None)
-    # CIFAR-100 has two label features, and their order is not kept in the files of a prepared set: the supervised one decides.
+    # The order of features is not kept in the files of a prepared set: of CIFAR-100's two labels, of the pets' images and masks,
+    # the supervised ones are meant.
     first = sorted(items, key=lambda item: item[0] not in (builder.info.supervised_keys or ()))
+    image = next((key for key, feature in first if isinstance(feature, tfds.features.Image)), None)
     label = next((key for key, feature in first if isinstance(feature, tfds.features.ClassLabel)), None)
+    label = label or min((key for key, feature in items if is_many(feature)), default=None)
     if image is None:
         raise UserError(f"data set '{name}': no image feature among {[key for key, _ in items]}")
     if features[image].np_dtype not in (np.uint8, np.uint16):
@@ -130,22 +93,50 @@ def _image_and_label(builder: Any, name: str) -> tuple[str, str | None]:
     return image, label
 
 
+def is_many(feature: Any) -> bool:
+    """Whether a feature is a sequence of class labels."""
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.Sequence) and isinstance(feature.feature, tfds.features.ClassLabel)
+
+
 def _contents(builder: Any, request: Request, name: str) -> Contents:
     features = builder.info.features
-    image, label = _image_and_label(builder, name)
-    class_names = None
-    if label is not None and features[label].num_classes:
-        class_names = tuple(str(class_name) for class_name in features[label].names)
-
+    image, label = image_and_label(builder, name)
+    class_names, many = _classes(features, label, name)
     same, streams = SameShape(), dict[str, Stream]()
     for split in ("train", "validation", "test"):
         if split in builder.info.splits and builder.info.splits[split].num_examples:
             source = _open_split(builder, split, image, name)
-            records = _Records(name, split, source, image, label, builder.data_path)
+            records = _Records(name, split, source, image, label, builder.data_path, many)
             streams[split] = _stream(records, features[image].shape[-1], request.image_size, same)
     if "train" not in streams:
         raise UserError(f"data set '{name}': no train split among {sorted(builder.info.splits)}")
     return Contents(streams, class_names, list)
+
+
+class _Many(NamedTuple):
+    """How many classes there are, and the features of those that an image shows, and shows without doubt."""
+
+    classes: int
+    shown: str
+    certain: str
+
+
+def _classes(features: Any, label: str | None, name: str) -> tuple[tuple[str, ...] | None, _Many | None]:
+    """The classes' names, where the set has them, and how to read the labels where there are many an image."""
+    if label is None:
+        return None, None
+    many = is_many(features[label])
+    feature = features[label].feature if many else features[label]
+    names = tuple(str(class_name) for class_name in feature.names) if feature.num_classes else None
+    if not many:
+        return names, None
+    if names is None:
+        raise UserError(f"data set '{name}': {label} does not say how many classes there are")
+    # VOC's: the classes that an image shows in an object that is not difficult.
+    certain = f"{label}_no_difficult"
+    return names, _Many(len(names), label, certain if certain in features else label)
 
 
 def _open_split(builder: Any, split: str, image: str, name: str) -> Any:
@@ -172,13 +163,13 @@ class _Records(NamedTuple):
     image: str
     label: str | None
     place: Any
+    many: _Many | None = None
 
 
 def _stream(records: _Records, channels: int | None, image_size: int, same: SameShape) -> Stream:
-    count = len(records.source)
-    # Hidden test labels are -1 in tfds.
-    labelled = records.label is not None and _read(records, [0])[0][records.label] >= 0
-    labels = np.full(count, -1, np.int32)
+    count, many = len(records.source), records.many
+    labelled = _labelled(records)
+    labels = np.full((count, many.classes), -1, np.int8) if many else np.full(count, -1, np.int32)
 
     def where(index: int) -> str:
         return f"{records.name} {records.split}[{index}]"
@@ -186,7 +177,10 @@ def _stream(records: _Records, channels: int | None, image_size: int, same: Same
     def load(share: Sequence[int]) -> list[np.ndarray | None]:
         images: list[np.ndarray | None] = []
         for index, record in zip(share, _read(records, share), strict=True):
-            if labelled and records.label is not None:
+            if labelled and many:
+                labels[index, _numbers(record[many.shown])] = 0
+                labels[index, _numbers(record[many.certain])] = 1
+            elif labelled and records.label is not None:
                 labels[index] = record[records.label]
             try:
                 images.append(_image(record[records.image], channels, image_size, where(index)))
@@ -200,11 +194,25 @@ def _stream(records: _Records, channels: int | None, image_size: int, same: Same
             for index, image in zip(block, images, strict=True):
                 same.check(image, where(index))
             known = labels[block[0] : block[-1] + 1]
-            if labelled and known.min() < 0:
+            if labelled and not many and known.min() < 0:
                 raise UserError(f"data set '{records.name}': {records.split} has labels for some images only")
             yield np.stack(images), known if labelled else None
 
     return Stream(count, labelled, read)
+
+
+def _labelled(records: _Records) -> bool:
+    """Whether a split has labels: hidden ones are -1 in tfds, and no class in any image where there may be many."""
+    if records.label is None:
+        return False
+    if records.many:
+        first = _read(records, range(min(_BLOCK, len(records.source))))
+        return any(len(record[records.label]) for record in first)
+    return _read(records, [0])[0][records.label] >= 0
+
+
+def _numbers(labels: Any) -> np.ndarray:
+    return np.asarray(labels, np.int64)  # an empty list would be floats
 
 
 def _read(records: _Records, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -223,101 +231,5 @@ def _image(data: bytes, channels: int | None, image_size: int, where: str) -> np
 
 def _damaged(name: str, place: Any, error: Exception) -> UserError:
     return UserError(
-        f"data set '{name}': damaged files in {place} ({_first_line(error)}); delete that folder and prepare it again"
+        f"data set '{name}': damaged files in {place} ({first_line(error)}); delete that folder and prepare it again"
     )
-
-
-def _prepared(name: str, request: Request, root: str, folder: str) -> Any:
-    """The builder of a set that is on disk, prepared now if it was not."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import registered
-
-    if not _NAME.fullmatch(name):
-        raise _unknown(request.name, [], root)
-    try:
-        builder = tfds.builder(name, data_dir=root)
-    except registered.DatasetNotFoundError as error:
-        raise _unknown(request.name, registered.list_imported_builders(), root) from error
-    except Exception as error:  # an unknown version or config: tfds asserts
-        raise UserError(f"data set '{request.name}': {_first_line(error)}") from error
-    if builder.is_prepared():
-        return builder
-
-    looked = f"data set '{request.name}': not prepared in {builder.data_path}"
-    if os.path.isdir(folder):
-        looked += f" (that folder's versions: {', '.join(sorted(os.listdir(folder))) or 'none'})"
-    if request.manual_dir and not os.path.isdir(os.path.expanduser(request.manual_dir)):
-        raise UserError(f"{looked}; manual_dir {request.manual_dir}: no such folder")
-    _log.info("%s; preparing it, downloads included", looked)
-    try:
-        _prepare(builder, request.manual_dir)
-    except Exception as error:  # the network, a checksum, a full disk, a missing module: each its own type
-        raise UserError(f"{looked}; {_reason(error, request)}") from error
-    return builder
-
-
-def _prepare(builder: Any, manual_dir: str) -> None:
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download import downloader
-
-    config = tfds.download.DownloadConfig(manual_dir=os.path.expanduser(manual_dir) or None)
-    module = vars(downloader)  # tfds has no option for the retries
-    before = module.get("MAX_RETRIES")
-    module["MAX_RETRIES"] = _RETRIES
-    try:
-        builder.download_and_prepare(download_config=config, file_format="array_record")
-    finally:
-        module["MAX_RETRIES"] = before
-
-
-def _reason(error: BaseException, request: Request) -> str:
-    """Why preparing failed and what helps, from the error or any that it was raised from."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    missing = next((e.name for e in chain if isinstance(e, ModuleNotFoundError) and e.name), None)
-    if missing and missing.split(".")[0] == "tensorflow":
-        return "preparing it needs TensorFlow: pip install ssljax[prepare]"
-    if missing:
-        return f"preparing it needs the module {missing}: pip install {missing}"
-    if any(type(e).__name__ in _NETWORK_ERRORS for e in chain):
-        return "downloading failed, no network? Give manual_dir with its files, or a prepared data_dir"
-    return f"preparing it failed: {_first_line(error)}"
-
-
-def _unknown(name: str, known: Sequence[str], root: str) -> UserError:
-    bare = name.lower().partition(":")[0]
-    near = difflib.get_close_matches(bare, ["digits", "folder", "npz", *known], n=1)
-    known = "digits, folder:DIR, imagenet100:DIR, npz:FILE or a tfds set's name"
-    hint = f"did you mean '{near[0]}'?" if near else f"expected {known}"
-    path = os.path.expanduser(name)
-    if os.path.exists(path):
-        hint = f"did you mean '{'folder' if os.path.isdir(path) else 'npz'}:{name}'?"
-    return UserError(f"unknown data set '{name}' (also looked in {root}); {hint}")
-
-
-def _first_line(error: BaseException) -> str:
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return re.sub(r"^Failed to construct dataset .*?\}\": ", "", line).rstrip(": ")  # tfds' own preamble
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without tfds' prints and warnings; its download bars stay where someone watches."""
-    import tensorflow_datasets as tfds
-
-    disabled = logging.root.manager.disable
-    watched = sys.stderr.isatty()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.ERROR)
-        if not watched:
-            tfds.disable_progress_bar()
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
-            if not watched:
-                tfds.enable_progress_bar()

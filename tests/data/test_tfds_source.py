@@ -275,7 +275,7 @@ def test_damaged_and_unsuitable_sets(tmp_path, load, features):
     [
         ("mnst", "unknown data set 'mnst' .*tfds.*; did you mean 'mnist'"),
         ("digit", "did you mean 'digits'"),
-        ("qqqqqqqq", "expected digits, folder:DIR, imagenet100:DIR, npz:FILE or a tfds set's name"),
+        ("qqqqqqqq", "expected digits, folder:DIR, imagenet100:DIR, aircraft:DIR, npz:FILE or a tfds set's name"),
         (
             "mnist:9.9.9",
             "data set 'mnist:9.9.9': Dataset mnist cannot be loaded at version 9.9.9, only: 3.0.1",
