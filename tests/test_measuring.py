@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssljax import measuring, pipeline
+from ssljax import measuring, pipeline, representation
 from ssljax.data import Dataset, Split
 from ssljax.errors import UserError
 from ssljax.study.groups import properties_from
@@ -35,7 +35,7 @@ def by_key(rows, *keys):
 
 def test_classifiers_are_measured_on_validation_images_beside_the_test_images(tiny, planted, tmp_path):
     config = tiny(evaluations=("linear", "knn"), probe_features="raw", probe_epochs=20)
-    shown = measuring.pixels(planted, (5, 6), "pixels")
+    shown = representation.pixels(planted, (5, 6), "pixels")
     rows, class_rows = measuring.measure(config, planted, shown, tmp_path / "a.npz")
     overall = by_key(rows, "seed", "evaluation", "metric")
     accuracy = by_key([row for row in class_rows if row["metric"] == "accuracy"], "seed", "evaluation", "class")
@@ -49,7 +49,7 @@ def test_classifiers_are_measured_on_validation_images_beside_the_test_images(ti
     unlabelled = planted._replace(
         splits={**planted.splits, "validation": planted.splits["validation"]._replace(labels=None)}
     )
-    assert measuring.pixels(unlabelled, (5,), "pixels").validation is None
+    assert representation.pixels(unlabelled, (5,), "pixels").validation is None
 
 
 def test_validation_rows_are_what_measuring_on_validation_images_gives(tiny, one_layer, tmp_path):
@@ -58,7 +58,7 @@ def test_validation_rows_are_what_measuring_on_validation_images_gives(tiny, one
             backbone=one_layer, validation_fraction=0.2, evaluations=("knn", "linear"), pretrained="random", **other
         )
         (program,) = pipeline.plan([config])
-        shown = measuring.represent(program.config, pipeline.untrained(program), program.dataset, "p")
+        shown = representation.represent(program.config, pipeline.untrained(program), program.dataset, "p")
         rows = measuring.measure(program.config, program.dataset, shown, tmp_path / "a.npz")
         return shown, [by_key(each, "evaluation", "metric", *keys) for each, keys in zip(rows, ((), ("class",)))]
 
@@ -79,10 +79,10 @@ def test_properties_are_of_the_training_images(tiny, planted, tmp_path):
     config = tiny(evaluations=("properties",))
     columns = {"method": "pretrained", "backbone": "vgg", "transforms": "", "epoch": 3}
     # any encoder will do: its features are there
-    encoder = measuring.Representation(train, test, ("e/5", "e/6"), (5, 6), ({}, {}), columns, trained=object())  # type: ignore[arg-type]
+    encoder = representation.Representation(train, test, ("e/5", "e/6"), (5, 6), ({}, {}), columns, trained=object())  # type: ignore[arg-type]
     tables = [
         measuring.measure(config, planted, shown, tmp_path / "a.npz")
-        for shown in (encoder, measuring.pixels(planted, (5,), "pixels"))
+        for shown in (encoder, representation.pixels(planted, (5,), "pixels"))
     ]
     assert [rows for rows, _ in tables] == [[], []]
     labels = planted.splits["train"].labels

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from ssljax.errors import UserError
 from ssljax.evaluate.arrays import Normalize, feature_matrix, label_vector, normalized
 from ssljax.evaluate.clustering import Clustering, adjusted_mutual_information, kmeans, silhouette
-from ssljax.evaluate.scores import per_class_accuracy, per_class_f1, top_k
+from ssljax.evaluate.scores import average_precision_11, map11, per_class_accuracy, per_class_f1, top_k
 
 
 class Measurement(NamedTuple):
@@ -66,6 +66,25 @@ def classification(
         if not np.isnan(value)
     ]
     return rows, per_class
+
+
+def many_labels(
+    evaluation: str, scores: ArrayLike, labels: ArrayLike, class_names: Sequence[str], target: str = "label"
+) -> tuple[list[Measurement], list[ClassMeasurement]]:
+    """Rows for a classifier's scores where an image may have many labels: map11 overall, ap11 class by class.
+
+    A class that no image has gives no row and is left out of the mean.
+
+    Args:
+      evaluation, class_names, target: as for `classification`.
+      scores: [m, n_classes], higher is more likely.
+      labels: [m, n_classes]; 1 present, -1 absent, 0 not judged.
+    """
+    matrix, truth = np.asarray(scores), np.asarray(labels)
+    rows = [Measurement(evaluation, target, "map11", map11(matrix, truth))]
+    each = [average_precision_11(own, present) for own, present in zip(matrix.T, truth.T, strict=True)]
+    named = zip(class_names, each, strict=True)
+    return rows, [ClassMeasurement(evaluation, target, name, "ap11", v) for name, v in named if not np.isnan(v)]
 
 
 def means(

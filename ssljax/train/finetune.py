@@ -1,13 +1,15 @@
-"""Fine-tuning: the whole network with a new linear head, trained on all labels, for all runs at once.
+"""Fine-tuning: the whole network with a new linear head, trained on all labels or a part of them, for all runs at once.
 
-SGD with momentum .9, no weight decay, learning rate .05 x batch/256 for network and head, half a cosine to 0 over 30 epochs, the
-last epoch counts. The papers give no protocol; this one is ours. Batch statistics move. Nothing is chosen on test labels.
+SGD with momentum .9 and no weight decay, the last epoch counts, batch statistics move, nothing is chosen on test labels. On all
+labels: `whole`, of our choice, for the papers give no protocol. On a part of them: `semi`, SwAV's, whose table MIRA's paper takes
+up.
 """
 
 import dataclasses
 import itertools
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,45 @@ from ssljax.train.step import (
 MOMENTUM = 0.9
 
 
-def make_program(config: Config, n_images: int, channels: int, n_classes: int) -> Program:
+class Protocol(NamedTuple):
+    """How long and how fast a network is fine-tuned.
+
+    Attributes:
+      epochs: passes over the labelled images.
+      backbone, head: learning rates at the first step.
+      fall: total steps -> what both rates are multiplied by at each step.
+    """
+
+    epochs: int
+    backbone: float
+    head: float
+    fall: Callable[[int], optax.Schedule]
+
+
+def whole(config: Config, n_images: int) -> Protocol:
+    """On all labels: .05 x batch/256 for network and head, half a cosine to 0 over 30 epochs, unless the config says otherwise."""
+    peak = config.finetune_learning_rate * min(config.finetune_batch_size, n_images) / 256
+    return Protocol(config.finetune_epochs, peak, peak, lambda total: optax.cosine_decay_schedule(1.0, total))
+
+
+# Learning rates of backbone and head on 1 % and on 10 % of ImageNet's labels, for a batch of 256: SwAV (M. Caron et al., 2020),
+# official code, README and eval_semisup.py. Where one ends and the other begins is our choice.
+_RATES = {1: (0.02, 5.0), 10: (0.01, 0.2)}
+_FEW = 5  # percent
+
+
+def semi(config: Config, percent: float) -> Protocol:
+    """On so many percent of the labels: SwAV's 20 epochs and two rates, x .2 at 60 and 80 %, unless the config says otherwise."""
+    backbone, head = _RATES[1 if percent < _FEW else 10]
+    return Protocol(
+        config.semi_epochs,
+        config.semi_learning_rate or backbone,
+        config.semi_head_learning_rate or head,
+        lambda total: optax.piecewise_constant_schedule(1.0, {total * 3 // 5: 0.2, total * 4 // 5: 0.2}),
+    )
+
+
+def make_program(config: Config, n_images: int, channels: int, n_classes: int, protocol: Protocol) -> Program:
     """The fine-tuning of one run as pure functions.
 
     They are a `Program`'s, but for these: `init` takes (hyper, the encoder's {"params", "batch_stats"}) and gives a state whose
@@ -52,13 +92,13 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int) -
       n_images: in the training set.
       channels: that the network takes.
       n_classes: outputs of the head.
+      protocol: its epochs and rates.
     """
     network = encoder_network(config)
     batch_size = min(config.finetune_batch_size, n_images)
     steps_per_epoch = n_images // batch_size
-    total_steps = config.finetune_epochs * steps_per_epoch
-    peak = config.finetune_learning_rate * batch_size / 256
-    optimizer = optax.sgd(optax.cosine_decay_schedule(peak, total_steps), momentum=MOMENTUM)
+    total_steps = protocol.epochs * steps_per_epoch
+    fall, momentum = protocol.fall(total_steps), optax.trace(MOMENTUM)
     parsed = augment.parse(config.finetune_transforms)
     view, values = parsed.views[0], augment.hyper(parsed)["view1"]
 
@@ -67,7 +107,7 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int) -
         dim = jax.eval_shape(lambda: network.apply(encoder, blank, train=False)).shape[-1]
         head = linear_start(derive(hyper["seed"], 0, FINETUNE_INIT), dim, n_classes)
         params = {"backbone": encoder["params"], "head": head}
-        return State(params, {"backbone": encoder["batch_stats"]}, (), optimizer.init(params), jnp.array(True))
+        return State(params, {"backbone": encoder["batch_stats"]}, (), momentum.init(params), jnp.array(True))
 
     def order(hyper: Tree, epoch: jax.Array) -> jax.Array:
         return jax.random.permutation(derive(hyper["seed"], epoch, FINETUNE_ORDER), n_images)
@@ -95,9 +135,13 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int) -
     ) -> tuple[State, dict[str, jax.Array]]:
         loss, backward, stats = forward(state, hyper, data, order, step)
         (gradients,) = backward(jnp.ones_like(loss))
-        updates, moments = optimizer.update(gradients, state.optimizer)
+        direction, moments = momentum.update(gradients, state.optimizer)
+        params = {
+            part: jax.tree.map(lambda p, d, rate=rate: p - rate * fall(step) * d, state.params[part], direction[part])
+            for part, rate in (("backbone", protocol.backbone), ("head", protocol.head))
+        }
         alive = state.alive & jnp.isfinite(loss)
-        return State(optax.apply_updates(state.params, updates), stats, (), moments, alive), {"loss": loss}
+        return State(params, stats, (), moments, alive), {"loss": loss}
 
     def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
         variables = {"params": state.params["backbone"], "batch_stats": state.stats["backbone"]}
@@ -114,7 +158,14 @@ def scores(head: Tree, features: Any) -> jax.Array:
 
 
 def fit(
-    config: Config, trained: Trained, labels: np.ndarray, *, n_classes: int, name: str = "", progress: bool = True
+    config: Config,
+    trained: Trained,
+    labels: np.ndarray,
+    *,
+    n_classes: int,
+    protocol: Protocol | None = None,
+    name: str = "",
+    progress: bool = True,
 ) -> Trained:
     """Fine-tunes every run: trained, untrained or from a file, whose weights become each run's own.
 
@@ -125,6 +176,7 @@ def fit(
       trained: the runs, with the training images; it is left as it is.
       labels: [n] of the training images, whole numbers below n_classes.
       n_classes: outputs of the head.
+      protocol: its epochs and rates; None for those of all labels.
       name: the program's, in the progress.
       progress: whether to draw a progress bar on standard error.
 
@@ -137,7 +189,8 @@ def fit(
     """
     keep_scratch()
     data = trained.data._replace(shared=(), labels=jnp.asarray(labels, jnp.int32))
-    program = make_program(config, len(labels), len(data.mean), n_classes)
+    protocol = protocol or whole(config, len(labels))
+    program = make_program(config, len(labels), len(data.mean), n_classes, protocol)
     shared = trained.data.shared
     axis = None if shared else 0
     encoder = shared or {"params": trained.state.params["backbone"], "batch_stats": trained.state.stats["backbone"]}
@@ -165,11 +218,11 @@ def fit(
             own = (jnp.array(leaf if shared else leaf[part]) for leaf in leaves)
             state = init(hyper, jax.device_put(jax.tree.unflatten(tree, own), everywhere if shared else laid))
             steps_of = sweep_epoch(config, program, mesh)
-            for epoch in range(config.finetune_epochs):
+            for epoch in range(protocol.epochs):
                 began = time.perf_counter()
                 state, values = steps_of(state, hyper, data, epoch, bar)
                 speed = config.batch_size * size * program.steps_per_epoch / (time.perf_counter() - began)
-                shown = f"epoch {epoch + 1}/{config.finetune_epochs}, loss {np.mean(values['loss']):.3f}"
+                shown = f"epoch {epoch + 1}/{protocol.epochs}, loss {np.mean(values['loss']):.3f}"
                 bar.set_postfix_str(f"{shown}, {speed:,.0f} images/s", refresh=False)
             state = state._replace(optimizer=())
             tuned.append(state if len(sizes) == 1 else jax.device_get(state))  # the next part needs the room

@@ -1,9 +1,10 @@
-"""The linear probe: a linear classifier on frozen features, trained for all runs at once.
+"""The linear probe: a linear classifier on frozen features, trained for all runs, and for several learning rates of each, at once.
 
 SGD with momentum .9, no weight decay, learning rate .1 falling tenfold at 60 and 80 % of the epochs, the last epoch counts: the
 protocol of the papers' code (their text says: frozen encoder, 100 epochs). Nothing is chosen on test labels.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 from ssljax import losses
 from ssljax.train.step import PROBE_INIT, PROBE_ORDER, PROBE_VIEWS, derive
@@ -29,9 +31,12 @@ def fit(
     dim: int,
     epochs: int = 100,
     batch_size: int = 256,
-    learning_rate: float = 0.1,
+    learning_rate: ArrayLike = 0.1,
+    schedule: str = "steps",
 ) -> dict[str, np.ndarray]:
-    """Trains one linear classifier a run.
+    """Trains linear classifiers: one a run, or several a run that differ in nothing but their learning rate.
+
+    All are one program: the rates are traced, and the classifiers of a run share the features of each batch.
 
     Args:
       features: [runs, n, dim]; or, where training images are transformed anew each epoch, a function of (indices [runs, batch],
@@ -39,29 +44,35 @@ def fit(
       labels: [n] whole numbers below n_classes.
       seeds: [runs]; order of the images and start of each classifier.
       n_classes, dim: sizes of the classifier.
-      epochs, batch_size, learning_rate: a batch larger than the set is the set.
+      epochs, batch_size: a batch larger than the set is the set.
+      learning_rate: at the first step; one for all, one a run [runs], or several a run [runs, rates].
+      schedule: "steps" falls tenfold at 60 and at 80 % of the epochs, "cosine" by half a cosine to 0.
 
     Returns:
-      {"kernel": [runs, dim, n_classes], "bias": [runs, n_classes]} in float32.
+      {"kernel": [runs, dim, n_classes], "bias": [runs, n_classes]} in float32; where there are several rates a run, each has an
+      axis [rates] after that of the runs.
     """
     n = len(labels)
     batch_size = min(batch_size, n)
     per_epoch = n // batch_size
-    total = epochs * per_epoch
-    schedule = optax.piecewise_constant_schedule(learning_rate, {int(total * share): 0.1 for share in DROPS})
-    optimizer = optax.sgd(schedule, momentum=MOMENTUM)
+    fall = falling(schedule, epochs * per_epoch)
+    momentum = optax.trace(MOMENTUM)
     targets = jnp.asarray(labels, jnp.int32)
     fixed = None if callable(features) else jnp.asarray(features, jnp.float32)
+    given = np.asarray(learning_rate, np.float32)
+    rates = jnp.asarray(given if given.ndim == 2 else np.broadcast_to(given, len(seeds))[:, None])
 
-    def start(seed: jax.Array) -> Any:
-        return linear_start(derive(seed, 0, PROBE_INIT), dim, n_classes)
+    def start(seed: jax.Array, rates: jax.Array) -> Any:
+        head = linear_start(derive(seed, 0, PROBE_INIT), dim, n_classes)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(rates), *leaf.shape)), head)
 
     def loss(head: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         return losses.cross_entropy(x @ head["kernel"] + head["bias"], y)
 
-    def step(head: Any, state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, Any]:
-        updates, state = optimizer.update(jax.grad(loss)(head, x, y), state)
-        return optax.apply_updates(head, updates), state
+    @partial(jax.vmap, in_axes=(0, 0, 0, None, None, None))
+    def step(head: Any, state: Any, rate: jax.Array, number: jax.Array, x: jax.Array, y: jax.Array) -> tuple[Any, Any]:
+        direction, state = momentum.update(jax.grad(loss)(head, x, y), state)
+        return jax.tree.map(lambda leaf, d: leaf - rate * fall(number) * d, head, direction), state
 
     def batches(seed: jax.Array, epoch: jax.Array | int) -> jax.Array:
         order = jax.random.permutation(derive(seed, epoch, PROBE_ORDER), n)
@@ -69,28 +80,39 @@ def fit(
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def epoch_on_fixed(head: Any, state: Any, seeds: jax.Array, epoch: jax.Array | int) -> tuple[Any, Any]:
-        def one(head: Any, state: Any, seed: jax.Array, own: jax.Array) -> tuple[Any, Any]:
+        numbers = epoch * per_epoch + jnp.arange(per_epoch)
+
+        def one(head: Any, state: Any, rates: jax.Array, seed: jax.Array, own: jax.Array) -> tuple[Any, Any]:
             return jax.lax.scan(
-                lambda carry, index: (step(*carry, own[index], targets[index]), None),
+                lambda carry, at: (step(*carry, rates, at[0], own[at[1]], targets[at[1]]), None),
                 (head, state),
-                batches(seed, epoch),
+                (numbers, batches(seed, epoch)),
             )[0]
 
-        return jax.vmap(one)(head, state, seeds, fixed)  # type: ignore[arg-type]
+        return jax.vmap(one)(head, state, rates, seeds, fixed)  # type: ignore[arg-type]
 
     keys_from = jnp.asarray(seeds, jnp.uint32)
-    head = jax.vmap(start)(keys_from)
-    state = jax.vmap(optimizer.init)(head)
-    steps = jax.jit(jax.vmap(step), donate_argnums=(0, 1))
+    head = jax.vmap(start)(keys_from, rates)
+    state = jax.vmap(jax.vmap(momentum.init))(head)
+    steps = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None, 0, 0)), donate_argnums=(0, 1))
     for epoch in range(epochs):
         if fixed is not None:
             head, state = epoch_on_fixed(head, state, keys_from, epoch)
             continue
         index = jax.vmap(batches, in_axes=(0, None))(keys_from, epoch)
         for i in range(per_epoch):
-            own = jax.vmap(derive, in_axes=(0, None, None))(keys_from, epoch * per_epoch + i, PROBE_VIEWS)
-            head, state = steps(head, state, features(index[:, i], own), targets[index[:, i]])  # type: ignore[operator]
-    return jax.tree.map(np.asarray, head)
+            number = epoch * per_epoch + i
+            own = jax.vmap(derive, in_axes=(0, None, None))(keys_from, number, PROBE_VIEWS)
+            x = features(index[:, i], own)  # type: ignore[operator]
+            head, state = steps(head, state, rates, number, x, targets[index[:, i]])
+    return jax.tree.map(lambda leaf: np.asarray(leaf if given.ndim == 2 else leaf[:, 0]), head)
+
+
+def falling(schedule: str, total: int) -> optax.Schedule:
+    """What a learning rate is multiplied by at each of so many steps: "steps" or "cosine", as for `fit`."""
+    if schedule == "cosine":
+        return lambda number: (1 + jnp.cos(math.pi * number / total)) / 2
+    return optax.piecewise_constant_schedule(1.0, {int(total * share): 0.1 for share in DROPS})
 
 
 def linear_start(key: jax.Array, dim: int, n_classes: int) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 import ssljax
-from ssljax import encoders, measuring, pipeline, planning
+from ssljax import encoders, measuring, pipeline, planning, representation
 from ssljax.errors import UserError
 from ssljax.evaluate import features as extraction
 from ssljax.models import BACKBONES
@@ -44,9 +44,9 @@ def untrained(backbone, **overrides):
     return program.config, program.dataset, pipeline.untrained(program)
 
 
-def fitted(config, dataset, trained):
+def fitted(config, dataset, trained, protocol=None):
     labels = dataset.splits["train"].labels
-    return finetune.fit(config, trained, labels, n_classes=10, progress=False)
+    return finetune.fit(config, trained, labels, n_classes=10, protocol=protocol, progress=False)
 
 
 def batches(seed, epochs, size, count=1438):
@@ -60,11 +60,26 @@ def one_run(tree, i):
     return jax.tree.map(lambda leaf: np.asarray(leaf[i], np.float64), tree)
 
 
-def test_steps_of_a_linear_network_are_those_of_momentum_sgd(linear_map):
+def whole_rates(step):
+    """Both rates: .02 x batch/256, half a cosine over 8 steps, 2 epochs of 4."""
+    return [0.02 * 300 / 256 * (1 + np.cos(np.pi * step / 8)) / 2] * 2
+
+
+def semi_rates(step):
+    """Backbone and head at 1 % and 5 epochs of 4 steps: not scaled by the batch, x .2 from steps 12 and 16 on."""
+    return [rate * 0.2 ** ((step >= 12) + (step >= 16)) for rate in (0.02, 0.3)]
+
+
+@pytest.mark.parametrize(("rates", "steps"), [(whole_rates, 8), (semi_rates, 20)])
+def test_steps_of_a_linear_network_are_those_of_momentum_sgd(linear_map, rates, steps):
     config, dataset, trained = untrained(
-        linear_map, finetune_transforms="color_inversion(probability=1.0)", finetune_learning_rate=0.02
+        linear_map,
+        finetune_transforms="color_inversion(probability=1.0)",
+        finetune_learning_rate=0.02,
+        semi_epochs=5,
+        semi_head_learning_rate=0.3,
     )
-    tuned = fitted(config, dataset, trained)
+    tuned = fitted(config, dataset, trained, finetune.semi(config, 1) if rates is semi_rates else None)
     train = dataset.splits["train"]
     x = (1 - train.images.reshape(-1, 64) / 255.0 - dataset.mean[0]) / dataset.std[0]
     test = (dataset.splits["test"].images.reshape(-1, 64) / 255.0 - dataset.mean[0]) / dataset.std[0]
@@ -77,21 +92,31 @@ def test_steps_of_a_linear_network_are_those_of_momentum_sgd(linear_map):
             np.asarray(jax.random.uniform(keys[1], (10,), minval=-(5**-0.5), maxval=5**-0.5), np.float64),
         ]
         moments = [np.zeros_like(w) for w in weights]
-        for step, index in enumerate(batches(seed, 2, 300)):
+        for step, index in enumerate(batches(seed, steps // 4, 300)):
             w, v, b = weights
             logits = x[index] @ w @ v + b
             p = np.exp(logits - logits.max(1, keepdims=True))
             error = (p / p.sum(1, keepdims=True) - np.eye(10)[train.labels[index]]) / 300
             gradients = [x[index].T @ error @ v.T, (x[index] @ w).T @ error, error.sum(0)]
             moments = [0.9 * m + g for m, g in zip(moments, gradients)]
-            rate = 0.02 * 300 / 256 * (1 + np.cos(np.pi * step / 8)) / 2  # 8 steps: 2 epochs of 4
-            weights = [one - rate * m for one, m in zip(weights, moments)]
-        assert step == 7
+            backbone, head = rates(step)
+            weights = [one - rate * m for one, m, rate in zip(weights, moments, (backbone, head, head))]
+        assert step == steps - 1
         head = one_run(tuned.state.params["head"], i)
         np.testing.assert_allclose(one_run(tuned.state.params["backbone"]["dense"]["kernel"], i), weights[0], atol=2e-5)
         np.testing.assert_allclose(head["kernel"], weights[1], atol=2e-5)
         np.testing.assert_allclose(head["bias"], weights[2], atol=2e-5)
         np.testing.assert_allclose(scores[i], test @ weights[0] @ weights[1] + weights[2], atol=1e-3)
+
+
+def test_semi_supervised_rates_are_swavs_unless_given(linear_map):
+    config, _, _ = untrained(linear_map)
+    few, more = finetune.semi(config, 1), finetune.semi(config, 10)
+    assert (few.epochs, few.backbone, few.head) == (20, 0.02, 5)
+    assert (more.epochs, more.backbone, more.head) == (20, 0.01, 0.2)
+    # 12 and 16 of 20 epochs, here of 7 steps
+    fall = [float(few.fall(140)(step)) for step in (0, 83, 84, 111, 112, 139)]
+    np.testing.assert_allclose(fall, [1, 1, 0.2, 0.2, 0.04, 0.04], rtol=1e-6)
 
 
 def test_runs_that_do_not_fit_together_give_the_same_and_are_left_as_they_were(linear_map, monkeypatch, caplog):
@@ -179,7 +204,7 @@ def test_it_learns_what_a_probe_cannot_and_its_rows_are_in_the_tables(one_layer,
 def test_a_run_that_diverges_has_no_rows(linear_map, caplog):
     config, dataset, trained = untrained(linear_map, finetune_learning_rate=1e30, evaluations=("finetune",))
     nothing = np.zeros((2, 1, 1), np.float32)
-    shown = measuring.Representation(nothing, nothing, ("p/seed=5", "p/seed=6"), (5, 6), ({}, {}), {}, trained)
+    shown = representation.Representation(nothing, nothing, ("p/seed=5", "p/seed=6"), (5, 6), ({}, {}), {}, trained)
     measured, _ = measuring._EVALUATE["finetune"](config, dataset, shown)
     assert measured == [((), ()), ((), ())]
     assert "p/seed=5: diverged in fine-tuning" in caplog.text
