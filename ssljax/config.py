@@ -56,7 +56,11 @@ class Config:
 
     # What is learned from
     dataset: str = _field(
-        "digits", str, "digits, a tfds name (mnist, cifar10:3.0.2), imagenet100:DIR, folder:DIR or npz:FILE"
+        "digits",
+        str,
+        "digits, a tfds name (mnist, cifar10:3.0.2), imagenet100:DIR, aircraft:DIR, folder:DIR, npz:FILE, bbbc021:DIR (cells that "
+        "experiments/bbbc021.py cut out) or crops:FILE (cells in an .npz, a row of FILE.csv each); miniature:NAME is a small made "
+        "set in NAME's layout",
     )
     data_dir: str = _field("", str, "where tfds keeps its prepared data sets", training=False)
     manual_dir: str = _field(
@@ -64,7 +68,11 @@ class Config:
     )
     cache_dir: str = _field("", str, "where decoded images are cached (default ~/.cache/ssljax/data)", training=False)
     validation_fraction: float = _field(
-        0.0, float, "share of the training images held out as validation", low=0, high=0.9
+        0.0,
+        float,
+        "share of the training images held out as validation; .125 where a fifth is held out as test makes 70/10/20",
+        low=0,
+        high=0.9,
     )
     resize: int = _field(
         0,
@@ -72,12 +80,44 @@ class Config:
         "side in pixels that stored images are brought to, for sets whose images differ in size (0: as they are)",
         low=0,
     )
+    max_images: int = _field(
+        0,
+        int,
+        "use at most so many training images, a stratified part, and as many of each other split; with --compound so many cells in "
+        "all, treated and untreated, before they are split (0: all)",
+        low=0,
+    )
+    label: str = _field(
+        "", str, "the column that is the label, of sets that know several of each image (cells: compound unless given)"
+    )
+    group: str = _field(
+        "",
+        str,
+        "the column none of whose values stands in two of the splits that are drawn (cells: site unless given); none: images are "
+        "split one by one",
+    )
+    compound: str = _field(
+        "", str, "of a set of cells: this compound at its highest concentrations, and as many untreated cells (none: all)"
+    )
+    concentrations: int = _field(
+        4, int, "how many of the highest concentrations of --compound (0: all that there are)", low=0
+    )
+    controls: str = _field(
+        "plates",
+        str,
+        "where the untreated cells beside --compound come from: its own plates, equally for each concentration, or any, as the "
+        "papers draw them",
+        choices=("plates", "any"),
+    )
     image_size: int = _field(None, int, "side in pixels of the images that the network sees", low=8)
     transforms: str = _field(
-        None, str, "a transform set by name, or a definition: rotation(degrees=25)+horizontal_flip; A|B for two views"
+        None,
+        str,
+        "a transform set by name, or a definition: rotation(degrees=25)+horizontal_flip; A|B for two views; A & B: B is the "
+        "--second_transforms, so that a list may hold one set and the sum of two",
     )
     local_crops: int = _field(
-        0, int, "small crops beside the two global views, for methods with multi-crop; drawn as view 1 is", low=0
+        None, int, "small crops beside the two global views, for methods with multi-crop; drawn as view 1 is", low=0
     )
     local_size: int = _field(
         0, int, "side in pixels of the local crops (0: 96/224 of --image_size, as SwAV and DINO)", low=0
@@ -85,6 +125,13 @@ class Config:
 
     # What learns
     preset: str = _field("digits", str, "where settings that are not given come from: paper, solo or digits")
+    sizes: str = _field(
+        "full",
+        str,
+        "small: few images, small networks, a hundredth of the epochs, made images where a data set is not at hand, to see a study "
+        "run from end to end",
+        choices=("full", "small"),
+    )
     method: str = _field("mocov2plus", str, "self-supervised method")
     pretrained: str = _field(
         "",
@@ -116,11 +163,12 @@ class Config:
         "whose outputs are labelled (MIRA): those of the EMA copy, or the trained network's own, without regard to tau",
         choices=("ema", "self"),
     )
-    solver_steps: int = _field(
+    solver: str = _field(
         None,
-        int,
-        "plain steps of MIRA's solver, such as the paper's 30 (0: sped-up ones until solver.tolerance)",
-        low=0,
+        str,
+        "how MIRA's labels are solved for: by accelerated steps until solver.tolerance, or by solver.max_iter of the paper's plain "
+        "steps (the paper: 30)",
+        choices=("accelerated", "plain"),
     )
 
     # A second loss beside the first: one encoder, one more set of views
@@ -206,14 +254,35 @@ class Config:
     evaluations: tuple[str, ...] = _field(
         ("linear", "knn", "kmeans"),
         tuple,
-        "what to measure: linear, knn, finetune (the whole network trained on the labels), kmeans, views (how far apart the "
-        "two views of an image look: LPIPS), properties (of each class, from features and images)",
+        "what to measure: linear, knn, finetune (the whole network trained on the labels), logreg (logistic regression with a "
+        "searched penalty), kmeans, views (how far apart the two views of an image look: LPIPS), properties (of each class, from "
+        "features and images), convergence (of the solvers of pseudo-labels), cost (memory and time of training); linear@10%, "
+        "knn@10%, finetune@10%: on so many of the labels; logreg@dtd: on another data set",
         training=False,
     )
     probe_epochs: int = _field(100, int, "epochs of the linear probe", low=1, training=False)
     probe_batch_size: int = _field(256, int, "batch of the linear probe", low=1, training=False)
-    probe_learning_rate: float = _field(
-        0.1, float, "learning rate of the linear probe, x.1 at 60 and 80 % of its epochs", low=0, training=False
+    probe_learning_rate: float = _field(0.1, float, "learning rate of the linear probe", low=0, training=False)
+    probe_learning_rates: tuple[str, ...] = _field(
+        (),
+        tuple,
+        "learning rates of the linear probe to choose from for each run, by held-out training images (none: "
+        "--probe_learning_rate)",
+        training=False,
+    )
+    probe_lr_scaling: str = _field(
+        "none",
+        str,
+        "linear multiplies the probe's learning rates by batch/256",
+        choices=("none", "linear"),
+        training=False,
+    )
+    probe_schedule: str = _field(
+        "steps",
+        str,
+        "how the probe's learning rate falls: tenfold at 60 and at 80 % of its epochs, or by half a cosine to 0",
+        choices=("steps", "cosine"),
+        training=False,
     )
     probe_features: str = _field(
         None,
@@ -230,6 +299,22 @@ class Config:
         0.05, float, "learning rate of fine-tuning, times batch/256, x half a cosine to 0", low=0, training=False
     )
     finetune_transforms: str = _field(None, str, "transform set of the images of fine-tuning", training=False)
+    semi_epochs: int = _field(20, int, "epochs of fine-tuning on a part of the labels", low=1, training=False)
+    semi_learning_rate: float = _field(
+        0.0,
+        float,
+        "learning rate of the backbone in fine-tuning on a part of the labels, x.2 at 60 and 80 % of the epochs (0: SwAV's, .02 "
+        "below 5 % of the labels, else .01)",
+        low=0,
+        training=False,
+    )
+    semi_head_learning_rate: float = _field(
+        0.0,
+        float,
+        "learning rate of the linear head there (0: SwAV's, 5 below 5 % of the labels, else .2)",
+        low=0,
+        training=False,
+    )
     knn_k: int = _field(20, int, "neighbours of the weighted k-NN", low=1, training=False)
     knn_temperature: float = _field(0.07, float, "temperature of the weighted k-NN", low=1e-6, training=False)
     kmeans_features: str = _field(
@@ -239,7 +324,23 @@ class Config:
         choices=("raw", "l2"),
         training=False,
     )
+    score: tuple[str, ...] = _field(
+        (),
+        tuple,
+        "further columns of the set that clusters are scored against: compound, plate, well, concentration, moa",
+        training=False,
+    )
     clusters: int = _field(0, int, "clusters of K-means (0: the number of classes)", low=0, training=False)
+    convergence_batches: int = _field(
+        1000,
+        int,
+        "random batches of training images on which the solvers' convergence is measured",
+        low=1,
+        training=False,
+    )
+    convergence_batch_size: int = _field(
+        512, int, "images in each of them (at most the training images)", low=2, training=False
+    )
     lpips_backbone: str = _field(
         "", str, "file of AlexNet's weights for LPIPS: torchvision's alexnet-owt-7be5be79.pth", training=False
     )
@@ -341,16 +442,54 @@ def _checked_tuple(name: str, flag: str, value: Any) -> tuple:
             raise UserError(f"{flag}: expected text, given {item!r}")
     if name == "evaluations":
         for evaluation in value:
-            if evaluation not in EVALUATIONS:
-                raise unknown("evaluation", evaluation, EVALUATIONS, flag)
+            evaluation_parts(evaluation, flag)
+    if name == "probe_learning_rates":
+        for rate in value:
+            try:
+                sound = 0 < float(rate) < math.inf
+            except ValueError:
+                sound = False
+            if not sound:
+                raise UserError(f"{flag}: expected numbers above 0, given '{rate}'")
     return value
 
 
-EVALUATIONS = ("linear", "knn", "finetune", "kmeans", "views", "properties")
+EVALUATIONS = ("linear", "knn", "finetune", "logreg", "kmeans", "views", "properties", "convergence", "cost")
+_OF_A_PART = ("linear", "knn", "finetune")  # those that take `@P%`
+
+
+def evaluation_parts(name: str, flag: str = "--evaluations") -> tuple[str, str]:
+    """The base of an evaluation's name and what stands after its @: ("knn", "10%"), ("logreg", "dtd"), ("kmeans", "").
+
+    Raises:
+      UserError: an unknown base, a detail that it does not take, or a share that is not in (0, 100] percent.
+    """
+    base, at, detail = name.partition("@")
+    if base not in EVALUATIONS:
+        raise unknown("evaluation", base, EVALUATIONS, flag)
+    if not at:
+        return base, ""
+    if base == "logreg":
+        if not detail:
+            raise UserError(f"{flag}: expected a data set after the @, as in logreg@dtd, given '{name}'")
+    elif base not in _OF_A_PART:
+        raise UserError(f"{flag}: {base} takes nothing after an @, given '{name}'")
+    elif percent_of(detail) is None:
+        raise UserError(f"{flag}: expected a share of the labels above 0 and up to 100 %, as in {base}@10%, given '{name}'")
+    return base, detail
+
+
+def percent_of(detail: str) -> float | None:
+    """The number of "10%"; None of any other text, and where it is not in (0, 100]."""
+    try:
+        percent = float(detail.removesuffix("%"))
+    except ValueError:
+        return None
+    return percent if detail.endswith("%") and 0 < percent <= 100 else None
 
 
 def resolve(config: Config) -> Config:
-    """The same config with every `None` filled in from the preset, and every name checked against its table.
+    """The same config with every `None` filled in from the preset, every name checked against its table, and brought to its size.
 
     Fields that the method does not use stay None. Where there is a second loss, `second` holds its settings: what is given is
     given for both, and the rest is as the preset says for the second's method.
@@ -358,14 +497,24 @@ def resolve(config: Config) -> Config:
     Raises:
       UserError: an unknown method, preset, backbone, optimizer or transform set, or a value that a preset does not give.
     """
+    from ssljax import sizes
+
+    if config.second is not None:
+        return config  # it is resolved: what it holds is no longer only what was given
+    full = _resolved(config)
+    return sizes.small(full) if config.sizes == sizes.SMALL else full
+
+
+def _resolved(given: Config) -> Config:
     from ssljax.augment import parse
     from ssljax.models import BACKBONES
     from ssljax.train.optimizers import OPTIMIZERS
 
-    if config.second is not None:
-        return config  # it is resolved: what it holds is no longer only what was given
-    given = config
-    config = _with_preset(config)
+    given = with_its_second(given)
+    for name in ("concentrations", "controls"):
+        if not given.compound and getattr(given, name) != fields()[name].default:
+            raise UserError(f"--{name}: {getattr(given, name)} has no effect without --compound")
+    config = _with_preset(given)
     measured = ("backbone", "width", "image_size")
     trained = ("transforms", *measured, "epochs", "batch_size", "optimizer", "learning_rate")
     for name in measured if config.pretrained else trained:
@@ -391,11 +540,23 @@ def resolve(config: Config) -> Config:
         both = {name: getattr(config, name) for name in _OF_BOTH}
         second = dataclasses.replace(_with_preset(own, "--second_method"), **both)
         return dataclasses.replace(_crops(config), second=_crops(second))
-    for name in ("second_method", "second_heads", "loss_weights.first", "loss_weights.second"):
-        field = fields()[name]
-        if getattr(config, field.name) != field.default:
-            raise UserError(f"--{name}: there is no second loss without --second_transforms")
     return config
+
+
+def with_its_second(config: Config) -> Config:
+    """The same config with the second of two transform sets, `A & B`, in its own field."""
+    first, both, second = (config.transforms or "").partition("&")
+    if not both:
+        return config
+    if config.second_transforms:
+        raise UserError(
+            f"--transforms: '{config.transforms}' holds the second set; given too --second_transforms={config.second_transforms}"
+        )
+    return dataclasses.replace(config, transforms=first.strip(), second_transforms=second.strip())
+
+
+# What only a second loss reads.
+OF_SECOND = ("second_method", "second_heads", "loss_weights.first", "loss_weights.second")
 
 
 _OF_BOTH = (

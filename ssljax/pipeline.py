@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssljax import encoders, measuring, protocol, sweeps
+from ssljax import cost, encoders, measuring, protocol, representation, sizes, sweeps
 from ssljax import workdir as workdir_lib
 from ssljax.config import Config
 from ssljax.errors import unknown
+from ssljax.evaluate.measure import Measurement
 from ssljax.evaluate.results import read_results, write_results
-from ssljax.planning import Program, executions, plan, slug, superclasses_of
+from ssljax.planning import OF_IMAGES, Program, executions, plan, slug, superclasses_of
 from ssljax.preview import preview, previewed
 from ssljax.report import tables
 from ssljax.report.page import write_page
@@ -83,7 +84,7 @@ def run(
     study = Study(workdir, [], [])
     with workdir_lib.claimed(workdir, configs):
         (workdir / "figures").mkdir(exist_ok=True)
-        prints = {p.config.dataset: p.dataset.fingerprint for p in programs}
+        prints = {" ".join([p.config.dataset, *map(str, _images(p).values())]): p.dataset.fingerprint for p in programs}
         seconds = workdir_lib.refuse_other_data(workdir, prints)
         settled = [p.config for p in programs]
         if "pretrain" in stages:  # before the first step, so that a resume knows what this one saw
@@ -111,7 +112,10 @@ def run(
         study.per_class.extend(read_results(workdir / "per_class.csv"))
     text = ""
     if study.results:
-        text = tables.format_text(tables.summary(study.results), _targets(programs), protocol.table_columns(settled))
+        targets = _targets(programs)
+        columns = protocol.table_columns(settled, targets)
+        table = tables.format_text(tables.summary(study.results), targets, columns)
+        text = "\n".join([table, *_sizes_said(settled)])
     return study._replace(text=text)
 
 
@@ -175,9 +179,13 @@ def _measured_only(program: Program) -> loop.Trained:
 def _evaluate(program: Program, trained: loop.Trained, study: Study) -> None:
     """Adds one program's rows to the tables."""
     log.info("%s: evaluating %s", program.name, ", ".join(program.config.evaluations))
-    shown = measuring.represent(program.config, trained, program.dataset, program.name)
+    shown = representation.represent(program.config, trained, program.dataset, program.name)
     if shown is not None:
-        _measure(program, shown, study, program.name)
+        swept = tuple({**program.listed, **values} for values in shown.swept)
+        known: list[Measurement] = []
+        if "cost" in program.config.evaluations and not program.config.pretrained:
+            known = cost.measurements(program.config, trained, program.name, study.workdir / "metrics.jsonl")
+        _measure(program, shown._replace(swept=swept), study, program.name, known)
 
 
 def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
@@ -191,27 +199,45 @@ def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
         runs = tuple(Run(f"seed={seed}", seed, {}) for seed in program.config.seeds)
         differing = [slug(str(v)) for v, *others in zip(kind, *kinds) if len(set(others)) > 1]
         name = "-".join(["random", *differing])
-        shown = measuring.represent(program.config, untrained(program._replace(runs=runs)), program.dataset, name)
+        shown = representation.represent(program.config, untrained(program._replace(runs=runs)), program.dataset, name)
         if shown is not None:
             columns = {**shown.columns, "method": "random", "transforms": ""}
-            _measure(program, shown._replace(columns=columns), study, name)
+            swept = (_images(program),) * len(shown.names)
+            _measure(program, shown._replace(columns=columns, swept=swept), study, name)
     sets = {(p.config.dataset, p.dataset.fingerprint): p for p in reversed(programs)}
     for program in reversed(sets.values()):
-        name = "pixels" if len(sets) == 1 else f"pixels-{slug(program.config.dataset)}"
-        _measure(program, measuring.pixels(program.dataset, program.config.seeds, name), study, name)
+        told = map(slug, map(str, (program.config.dataset, *_images(program).values())))
+        name = "-".join(["pixels", *(told if len(sets) > 1 else ())])
+        pixels = representation.pixels(program.dataset, program.config.seeds, name)
+        _measure(program, pixels._replace(swept=(_images(program),) * len(pixels.names)), study, name)
+
+
+def _images(program: Program) -> dict[str, Any]:
+    """The settings, given as lists, in which the images of programs on one data set differ."""
+    return {name: value for name, value in program.listed.items() if name in OF_IMAGES}
 
 
 def _kind(program: Program) -> tuple:
     """What two programs must share to share an untrained encoder."""
-    network = ("dataset", "backbone", "width", "stem", "stem_padding", "image_size", "resize", "validation_fraction")
-    return tuple(getattr(program.config, name) for name in network)
+    network = ("backbone", "width", "stem", "stem_padding", "image_size")
+    return tuple(getattr(program.config, name) for name in (*OF_IMAGES, *network))
 
 
-def _measure(program: Program, shown: measuring.Representation, study: Study, name: str) -> None:
+def _measure(
+    program: Program,
+    shown: representation.Representation,
+    study: Study,
+    name: str,
+    known: Sequence[Measurement] = (),
+) -> None:
     artifacts = study.workdir / "artifacts" / f"{name}.npz"
-    rows, per_class = measuring.measure(program.config, program.dataset, shown, artifacts)
+    rows, per_class = measuring.measure(program.config, program.dataset, shown, artifacts, known)
     study.results.extend(rows)
     study.per_class.extend(per_class)
+
+
+def _sizes_said(configs: Sequence[Config]) -> list[str]:
+    return list(dict.fromkeys(sentence for config in configs for sentence in sizes.said(config)))
 
 
 def _targets(programs: Sequence[Program]) -> tables.Targets:
@@ -233,20 +259,21 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
         if any(values):
             rows.append((name, ", ".join(values)))
     shared = first.config
-    notes = protocol.notes(shared, encoders.notes(workdir))
+    notes, targets = protocol.notes(shared, encoders.notes(workdir)), _targets(programs)
     return write_page(
         workdir,
         images=None if test is None else np.asarray(test.images),
         class_names=first.dataset.class_names or (),
-        title=f"{shared.dataset}: {', '.join(dict.fromkeys(measuring.columns(p.config)['method'] for p in programs))}",
+        title=f"{shared.dataset}: {', '.join(dict.fromkeys(representation.columns(p.config)['method'] for p in programs))}",
         command=command or f"python experiments/run.py --flagfile={workdir / 'flagfile.cfg'}",
         config_rows=rows,
-        targets=_targets(programs),
+        targets=targets,
         notes=notes,
-        columns=protocol.table_columns([p.config for p in programs]),
+        columns=protocol.table_columns([p.config for p in programs], targets),
         superclasses=superclasses_of(shared, first.dataset) if shared.superclasses else None,
         choose=shared.focus,
         study_of=shared.study_of,
+        warnings=_sizes_said([p.config for p in programs]),
     )
 
 

@@ -5,10 +5,13 @@ import hashlib
 import itertools
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ssljax import augment, data, encoders, measuring, sweeps
 from ssljax import config as config_lib
@@ -18,7 +21,7 @@ from ssljax.errors import UserError, unknown
 from ssljax.methods import OF_METHODS, reads
 from ssljax.models.weights import Encoder
 from ssljax.report import tables
-from ssljax.study import superclasses
+from ssljax.study import convergence, superclasses
 from ssljax.sweeps import Run
 from ssljax.train import execution, loop, memory
 from ssljax.train.execution import Execution
@@ -30,7 +33,8 @@ log = logging.getLogger("ssljax")
 class Program(NamedTuple):
     """Runs that are trained as one: a name that is a file name too, a resolved config, its runs, its data.
 
-    Where they are measured only, `encoder` is what their file holds.
+    Where they are measured only, `encoder` is what their file holds. `listed` holds its values of the settings that were given as
+    lists and that no column of the tables tells of: they stand there as swept values do.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Program(NamedTuple):
     runs: tuple[Run, ...]
     dataset: Dataset
     encoder: Encoder | None = None
+    listed: Mapping[str, Any] = MappingProxyType({})
 
 
 def plan(
@@ -63,36 +68,24 @@ def plan(
         tables.read_targets(path)
     sets: dict[tuple, Dataset] = {}
     programs: list[Program] = []
-    for name, given, config in zip(_names(resolved), configs, resolved):
+    listed = _listed(configs)
+    for name, given, config, values in zip(_names(configs, resolved), configs, resolved, listed):
         runs = sweeps.runs(config)
         for one in runs if not config.pretrained else ():
             sweeps.hyper(config, one)
-        key = (
-            config.dataset,
-            config.data_dir,
-            config.manual_dir,
-            config.cache_dir,
-            config.validation_fraction,
-            config.resize,
-        )
+        key = tuple(getattr(config, name) for name in (*_FOLDERS, *OF_IMAGES))
         if key not in sets:
-            sets[key] = data.load(
-                config.dataset,
-                data_dir=config.data_dir,
-                manual_dir=config.manual_dir,
-                cache_dir=config.cache_dir,
-                validation_fraction=config.validation_fraction,
-                image_size=config.resize,
-            )
+            sets[key] = _loaded(config)
         dataset = _measured_on(config, sets[key])
         if config.pretrained:  # nothing that is trained is checked, and nothing split
             encoder = None
             if trained:
                 config, encoder = encoders.settle(given, config)
-                measuring.check(config, dataset)
+                measuring.check(config, dataset, encoder.channels if encoder else 0)
                 encoders.check_channels(encoder, config, dataset)
+                convergence.check(config, False)
                 _check_probe(config, dataset)
-            programs.append(Program(name, config, tuple(runs), dataset, encoder))
+            programs.append(Program(name, config, tuple(runs), dataset, encoder, values))
             continue
         if trained:
             _check_prototypes(config, dataset)
@@ -100,11 +93,39 @@ def plan(
             _check_probe(config, dataset)
             images = dataset.splits["train"].images
             functions = loop.program_of(config, len(images), images.shape[-1], dataset.classes)
+            convergence.check(config, functions.scores is not None)
         need = partial(memory.estimate, functions, config, images) if trained else None
-        programs += _laid_out(Program(name, config, tuple(runs), dataset), checkpoints, need)
+        programs += _laid_out(Program(name, config, tuple(runs), dataset, listed=values), checkpoints, need)
     encoders.refuse_equal(resolved)
     _check_study(programs)
     return programs
+
+
+_FOLDERS = ("data_dir", "manual_dir", "cache_dir")
+# The settings that say which images a program sees, and as what.
+OF_IMAGES = (
+    *("dataset", "resize", "validation_fraction", "max_images"),
+    *("label", "group", "compound", "concentrations", "controls"),
+)
+
+
+def _loaded(config: Config) -> Dataset:
+    """The images that a resolved config asks for."""
+    subset = None
+    if config.compound:
+        subset = data.Subset(config.compound, config.concentrations, config.controls, config.max_images)
+    loaded = data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        manual_dir=config.manual_dir,
+        cache_dir=config.cache_dir,
+        validation_fraction=config.validation_fraction,
+        image_size=config.resize,
+        label=config.label,
+        group=config.group,
+        subset=subset,
+    )
+    return data.part(loaded.single(), config.max_images)
 
 
 def _laid_out(whole: Program, checkpoints: Path | None, estimate: Callable[[], Memory] | None) -> list[Program]:
@@ -159,7 +180,7 @@ def superclasses_of(config: Config, dataset: Dataset) -> dict[str, str] | None:
       UserError: a bad file, or no such feature.
     """
     if config.superclasses.isidentifier() and not Path(config.superclasses).exists():
-        folders = {"data_dir": config.data_dir, "manual_dir": config.manual_dir}
+        folders = {"data_dir": config.data_dir, "manual_dir": config.manual_dir, "cache_dir": config.cache_dir}
         return data.superclasses(config.dataset, config.superclasses, **folders)
     if config.superclasses:
         return superclasses.read_superclasses(config.superclasses)
@@ -195,7 +216,7 @@ def _named(runs: Sequence[Run], names: Sequence[str]) -> tuple[Run, ...]:
 
 
 def _refuse_without_effect(given: Sequence[Config], resolved: Sequence[Config]) -> None:
-    """Raises if a setting of methods is given that none of these reads; in a list of methods, one that does is enough."""
+    """Raises if a setting of methods or of a second loss is given that nothing reads; of a list, one program that does is enough."""
     methods = {c.method: None for one in resolved for c in (one, one.second) if c is not None}
     read = set().union(*map(reads, methods))
     for name in OF_METHODS:
@@ -203,11 +224,19 @@ def _refuse_without_effect(given: Sequence[Config], resolved: Sequence[Config]) 
         if name not in read and values[0] is not None:
             flag = config_lib.flag_name(config_lib.fields_by_name()[name])
             raise UserError(f"--{flag}: {values[0]} has no effect on {' and '.join(methods)}")
+    trained = [config for config in resolved if not config.pretrained]
+    if not trained or any(config.second is not None for config in trained):
+        return
+    for flag in config_lib.OF_SECOND:
+        field = config_lib.fields()[flag]
+        if any(getattr(config, field.name) != field.default for config in trained):
+            raise UserError(f"--{flag}: there is no second loss without --second_transforms")
 
 
 def _check_prototypes(config: Config, dataset: Dataset) -> None:
     """Raises if a clustering method could not tell the classes apart."""
-    classes = max(config.clusters, len(dataset.class_names or ()))
+    labels = dataset.splits["train"].labels
+    classes = max(config.clusters, 0 if labels is None else len(np.unique(labels)))
     for own in (config, config.second):
         if own is not None and own.prototypes is not None and own.prototypes < classes:
             raise UserError(
@@ -226,21 +255,41 @@ def _measured_on(config: Config, dataset: Dataset) -> Dataset:
     return dataset._replace(splits={"train": dataset.splits["train"], "test": dataset.splits[config.evaluate_on]})
 
 
-def _names(configs: Sequence[Config]) -> list[str]:
-    """A name for each program: the values of the static settings in which the programs differ, else the method's."""
-    fields = config_lib.fields().values()
-    differing = [f.name for f in fields if len({getattr(c, f.name) for c in configs}) > 1]
-    # A preset brings values along; the settings that tell programs apart are the ones a user thinks in.
-    thought = ("dataset", "method", "second_method", "backbone", "transforms", "second_transforms")
-    telling = [name for name in thought if name in differing] or differing or ["method"]
+# The settings that a user thinks in, and that the tables have columns for.
+_TOLD = ("dataset", "method", "second_method", "backbone", "transforms", "second_transforms")
+
+
+def _listed(configs: Sequence[Config]) -> list[dict[str, Any]]:
+    """Each config's values, by flag, of the settings in which the configs as given differ and that no column tells of."""
+    known = config_lib.fields().items()
+    names = {flag: f.name for flag, f in known if f.name not in (*_TOLD, "pretrained")}
+    differing = {flag: name for flag, name in names.items() if len({getattr(c, name) for c in configs}) > 1}
+    return [{flag: getattr(config, name) for flag, name in differing.items()} for config in configs]
+
+
+def _names(given: Sequence[Config], configs: Sequence[Config]) -> list[str]:
+    """A name for each program: its values of the settings in which the programs differ, else the method's.
+
+    Those given as lists come first: a preset brings others along, which only tell programs apart where the given ones do not.
+
+    Args:
+      given: the configs before `resolve`.
+      configs: the same ones resolved.
+    """
+    names = [*_TOLD, *(f.name for f in config_lib.fields().values() if f.name not in _TOLD)]
+
+    def differing_in(configs: Sequence[Config]) -> list[str]:
+        return [name for name in names if len({getattr(c, name) for c in configs}) > 1]
+
+    given = [config_lib.with_its_second(config) for config in given]
+    telling, differing = differing_in(given) or ["method"], differing_in(configs)
     files = encoders.short_names(c.pretrained for c in configs if c.pretrained)
     if files:  # the method says nothing about them
-        differing = ["pretrained", *(name for name in differing if name != "pretrained")]
-        telling = ["pretrained", *(name for name in thought if name in differing and name != "method")]
+        telling, differing = (["pretrained", *(n for n in each if n not in ("pretrained", "method"))] for each in (telling, differing))
 
     def names_by(fields: Sequence[str]) -> list[str]:
-        values = [[getattr(c, name) for name in fields] for c in configs]
-        return ["-".join(files.get(v) or slug(str(v) or "none") for v in each) for each in values]
+        values = [[v for name in fields if (v := getattr(c, name)) != ""] for c in configs]
+        return ["-".join(files.get(v) or slug(str(v)) for v in each) or "none" for each in values]
 
     names = names_by(telling)
     return names if len(set(names)) == len(names) else names_by(differing)

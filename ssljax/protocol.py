@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 
-from ssljax.config import Config
+from ssljax.classifying import AVERAGE, PIXELS_SIDE
+from ssljax.config import Config, evaluation_parts, percent_of
+from ssljax.data.miniature import MADE
+from ssljax.data.transfer import metric_of
 from ssljax.evaluate.features import LAYER
+from ssljax.evaluate.logreg import STRENGTHS
 from ssljax.models import lpips
 from ssljax.report import tables
+from ssljax.train import finetune
 
 _LPIPS = (
     "LPIPS: perceptual distance between the two views of a training image (AlexNet, version 0.1), mean over all of them; 0 for "
@@ -17,17 +22,56 @@ _LPIPS_NOT_GIVEN = (
 )
 
 
-def table_columns(configs: Sequence[Config]) -> tuple[tables.Column, ...]:
-    """The columns of the table of some configs: those of the evaluations that any of them asks for."""
-    asked = {name: [config for config in configs if name in config.evaluations] for name in tables.OPTIONAL}
-    columns = [column for column in tables.TABLE1 if any(column.key[0] in config.evaluations for config in configs)]
-    if asked["finetune"]:
-        columns.append(tables.OPTIONAL["finetune"])
-    if asked["views"] and all(config.lpips_backbone for config in asked["views"]):
-        columns.append(tables.OPTIONAL["views"]._replace(note=_LPIPS))
-    elif asked["views"]:
-        columns.append(tables.OPTIONAL["views"]._replace(absent="weights not given", note=_LPIPS_NOT_GIVEN))
+def table_columns(configs: Sequence[Config], targets: tables.Targets = None) -> tuple[tables.Column, ...]:
+    """The columns of the table of some configs: those of the evaluations that any of them asks for.
+
+    Args:
+      configs: resolved.
+      targets: published values; where there are top-5 accuracies among them, the linear probe's has a column.
+    """
+    asked: dict[str, list[str]] = {}  # what stands after the @, by base
+    for name in dict.fromkeys(name for config in configs for name in config.evaluations):
+        base, detail = evaluation_parts(name)
+        asked.setdefault(base, []).append(detail)
+    columns = [column for column in tables.TABLE1[:2] if "kmeans" in asked]
+    for base, title in (("linear", "Linear"), ("knn", "k-NN"), ("finetune", "Fine-tuned")):
+        columns += [column for detail in asked.get(base, ()) for column in _of_labels(base, title, detail)]
+    if ("linear", "top5") in {(target["evaluation"], target["metric"]) for target in targets or ()} and "linear" in asked:
+        place = next(i for i, column in enumerate(columns) if column.key[0].startswith("linear"))
+        columns.insert(place + 1, tables.Column("Linear top-5", ("linear", "label", "top5")))
+    columns += map(_of_transfer, asked.get("logreg", ()))
+    if sum(map(bool, asked.get("logreg", ()))) > 1:
+        columns.append(tables.Column("Average of these", (AVERAGE, "label", "average")))
+    if "views" in asked:
+        given = all(config.lpips_backbone for config in configs if "views" in config.evaluations)
+        absent, note = (tables.NOTHING, _LPIPS) if given else ("weights not given", _LPIPS_NOT_GIVEN)
+        columns.append(tables.LPIPS._replace(absent=absent, note=note))
+    if "cost" in asked:
+        columns += [
+            tables.Column("Memory (GB)", ("cost", "", "memory_gb")),
+            tables.Column("Epoch (s)", ("cost", "", "seconds_per_epoch")),
+        ]
     return tuple(columns) or tables.TABLE1
+
+
+def _of_labels(base: str, title: str, detail: str) -> list[tables.Column]:
+    """Top-1 of a classifier; after fine-tuning on a part of the labels top-5 too, as the papers' tables have it."""
+    name, where = (f"{base}@{detail}", f" {detail}") if detail else (base, "")
+    metrics = ("top1", "top5") if base == "finetune" and detail else ("top1",)
+    titles = {"top1": f"{title}{where} top-1", "top5": f"{title}{where} top-5"}
+    return [tables.Column(titles[metric], (name, "label", metric)) for metric in metrics]
+
+
+_METRICS = {"top1": "", "mean_per_class": " (mean per class)", "map11": " (11-point mAP)"}
+
+
+def _of_transfer(detail: str) -> tables.Column:
+    """Logistic regression on a data set by the set's own metric."""
+    if not detail:
+        return tables.Column("Logistic regression top-1", ("logreg", "label", "top1"))
+    name = detail.removeprefix(MADE)
+    metric = metric_of(name)
+    return tables.Column(f"{name}{_METRICS[metric]}", (f"logreg@{detail}", "label", metric))
 
 
 _SEEN = {
@@ -44,6 +88,13 @@ def notes(config: Config, encoders: Sequence[str] = ()) -> list[str]:
       config: resolved.
       encoders: sentences on where measured encoders come from.
     """
+    asked: dict[str, list[str]] = {}
+    for name in config.evaluations:
+        base, detail = evaluation_parts(name)
+        asked.setdefault(base, []).append(detail)
+    parts = list(
+        dict.fromkeys(detail for base in ("linear", "knn", "finetune") for detail in asked.get(base, ()) if detail)
+    )
     said = {
         "": [f"Features: {LAYER}; images are only resized, to {config.image_size} px.", *encoders],
         "kmeans": [
@@ -54,21 +105,78 @@ def notes(config: Config, encoders: Sequence[str] = ()) -> list[str]:
             f"k-NN: cosine, k = {config.knn_k}, weights exp(similarity / {config.knn_temperature:g}), neighbours from the "
             "training images."
         ],
-        "linear": [
-            f"Linear probe: SGD with momentum .9, learning rate {config.probe_learning_rate:g} falling tenfold at 60 and 80 % of "
-            f"{config.probe_epochs} epochs, batch {config.probe_batch_size}, no weight decay, transforms: "
-            f"{config.probe_transforms}; it sees {_SEEN[config.probe_features]}; the last epoch counts."
-        ],
+        "linear": [_of_probe(config)],
         "finetune": [
-            "Fine-tuning: the whole network and a new linear head on all labels, SGD with momentum .9, learning rate "
-            f"{config.finetune_learning_rate:g} x batch/256 for both, half a cosine to 0 over {config.finetune_epochs} epochs, "
-            f"batch {config.finetune_batch_size}, no weight decay, transforms: {config.finetune_transforms}; batch statistics "
-            "move; the last epoch counts. The protocol is our choice: the papers give none."
+            *([_of_finetuning(config)] if "" in asked.get("finetune", ()) else ()),
+            *(_of_semi(config, detail) for detail in asked.get("finetune", ()) if detail),
         ],
+        "logreg": [_LOGREG],
         "properties": [
             "Class properties are of the training images: intrinsic dimension (TwoNN) and spectrum of the covariance "
             "(participation ratio) of a class's features, co-occurrence contrast and share of the spectrum's energy above half "
             "the Nyquist radius of its grey images."
         ],
+        "cost": [
+            "Memory is XLA's own account of the compiled training step, on all devices together; the time of an epoch is the "
+            "median without the first. Of runs that are trained together each has its share."
+        ],
+        "convergence": [
+            f"Convergence: {config.convergence_batches:,} random batches of {config.convergence_batch_size} training images (at "
+            "most all), transformed as view 1; their cosines with the prototypes, in evaluation mode, of the network whose outputs "
+            "are labelled. MIRA's settings are the run's own, else T .225 and beta 2/3; Sinkhorn-Knopp's epsilon too, else .05."
+        ],
     }
-    return [sentence for name, own in said.items() if not name or name in config.evaluations for sentence in own]
+    sentences = [sentence for name, own in said.items() if not name or name in asked for sentence in own]
+    return [*sentences, *([_of_parts(parts)] if parts else ())]
+
+
+def _of_probe(config: Config) -> str:
+    scaled = " x batch/256" if config.probe_lr_scaling == "linear" else ""
+    falls = "half a cosine to 0 over" if config.probe_schedule == "cosine" else "falling tenfold at 60 and 80 % of"
+    rate = f"learning rate {config.probe_learning_rate:g}{scaled}"
+    chosen = ""
+    if config.probe_learning_rates:
+        rate = f"a learning rate of its own for each run, of {', '.join(config.probe_learning_rates)}{scaled},"
+        chosen = (
+            " The rate is the one with the best top-1 on the validation images or, where there are none, on a stratified tenth of "
+            "the training images; with it the probe is trained on all of them."
+        )
+    return (
+        f"Linear probe: SGD with momentum .9, {rate} {falls} {config.probe_epochs} epochs, batch {config.probe_batch_size}, no "
+        f"weight decay, transforms: {config.probe_transforms}; it sees {_SEEN[config.probe_features]}; the last epoch counts."
+        f"{chosen}"
+    )
+
+
+def _of_finetuning(config: Config) -> str:
+    return (
+        "Fine-tuning: the whole network and a new linear head on all labels, SGD with momentum .9, learning rate "
+        f"{config.finetune_learning_rate:g} x batch/256 for both, half a cosine to 0 over {config.finetune_epochs} epochs, "
+        f"batch {config.finetune_batch_size}, no weight decay, transforms: {config.finetune_transforms}; batch statistics "
+        "move; the last epoch counts. The protocol is our choice: the papers give none."
+    )
+
+
+def _of_semi(config: Config, detail: str) -> str:
+    protocol = finetune.semi(config, percent_of(detail) or 100)
+    return (
+        f"Fine-tuning on {detail} of the labels, by SwAV's protocol: the whole network and a new linear head, SGD with momentum "
+        f".9, learning rates {protocol.backbone:g} and {protocol.head:g}, x .2 at 60 and 80 % of {protocol.epochs} epochs, batch "
+        f"{config.finetune_batch_size}, no weight decay, transforms: {config.finetune_transforms}; the last epoch counts."
+    )
+
+
+def _of_parts(details: Sequence[str]) -> str:
+    return (
+        f"{' and '.join(details)} of the labels: a stratified part of the training images, always the same; of ImageNet's 1 and "
+        "10 % the lists of SimCLR (tfds imagenet2012_subset)."
+    )
+
+
+_LOGREG = (
+    f"Logistic regression: multinomial, on the features as they are; the L2 penalty is the best of {len(STRENGTHS)}, log-spaced "
+    f"from {STRENGTHS[0]:g} to {STRENGTHS[-1]:g}, on the set's validation images (where it has none, a stratified fifth of its "
+    "training images) by the set's own metric; then fitted again on training and validation images and scored on the test images. "
+    "At most 100 steps of L-BFGS a penalty, from the fit of the stronger one before. Raw pixels are those of images of "
+    f"{PIXELS_SIDE} px at most."
+)

@@ -167,8 +167,10 @@ def _numbers(config: Config) -> dict[str, Any]:
 
 def views_of(config: Config) -> dict[str, augment.View]:
     """What draws each kind of view that a resolved config's method asks for: a side of its set, or one made of the first."""
-    first, second = augment.parse(config.transforms).views
-    kinds = {"view1": first, "view2": second, "weak": augment.weak_view(first), "local": augment.local_view(first)}
+    chosen = augment.parse(config.transforms)
+    first, second = chosen.views
+    local = chosen.local or augment.local_view(first)
+    kinds = {"view1": first, "view2": second, "weak": augment.weak_view(first), "local": local}
     return {view.source: kinds[view.source] for view in METHODS[config.method].VIEWS(config)}
 
 
@@ -178,6 +180,8 @@ def _check(config: Config, tree: dict[str, Any], flag: str) -> None:
         if own is not None and values is not None:
             for name, view in views_of(own).items():
                 augment.check_hyper(view, values["transforms"][name], flag)
+            if check := getattr(METHODS[own.method], "check", None):
+                check(own, tree | values, flag)
     if tree["warmup_epochs"] >= config.epochs:
         raise UserError(
             f"--warmup_epochs: {tree['warmup_epochs']:g} is not below --epochs={config.epochs}: the rate would never fall"

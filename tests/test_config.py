@@ -24,10 +24,11 @@ def test_every_field_is_a_flag_and_reads_back():
         default = field.default
         kind = field.metadata["kind"]
         low, choices = field.metadata["low"], field.metadata["choices"]
-        if field.name in ("seeds", "evaluations", "sweep", "set"):
+        if field.name in ("seeds", "evaluations", "sweep", "set", "probe_learning_rates"):
             text, expected = {
                 "seeds": ("3,4", (3, 4)), "evaluations": ("knn", ("knn",)),
                 "sweep": ("temperature=1:2:3", ("temperature=1:2:3",)), "set": ("momentum=0.5", ("momentum=0.5",)),
+                "probe_learning_rates": ("0.1,0.3", ("0.1", "0.3")),
             }[field.name]  # fmt: skip
         elif kind is tuple:
             text, expected = "cat,dog", ("cat", "dog")
@@ -87,6 +88,13 @@ BAD = [
     (["--temperature=.1,.2"], "--temperature: a list of a traced value is a sweep; write --sweep=temperature=.1,.2"),
     (["--stem=cifr"], "--stem: unknown value 'cifr'; did you mean 'cifar'?"),
     (["--evaluations=linaer"], "--evaluations: unknown evaluation 'linaer'; did you mean 'linear'?"),
+    (["--evaluations=knn@0%"], "a share of the labels above 0 and up to 100 %, as in knn@10%, given 'knn@0%'"),
+    (["--evaluations=finetune@ten"], "a share of the labels above 0 and up to 100 %, as in finetune@10%, given 'finetune@ten'"),
+    (["--evaluations=linear@nan%"], "a share of the labels above 0 and up to 100 %, as in linear@10%, given 'linear@nan%'"),
+    (["--evaluations=kmeans@3"], "--evaluations: kmeans takes nothing after an @, given 'kmeans@3'"),
+    (["--evaluations=logreg@"], "--evaluations: expected a data set after the @, as in logreg@dtd, given 'logreg@'"),
+    (["--probe_learning_rates=.1,fast"], "--probe_learning_rates: expected numbers above 0, given 'fast'"),
+    (["--probe_learning_rates=0"], "--probe_learning_rates: expected numbers above 0, given '0'"),
     (["--seeds=1,1"], "--seeds: a seed stands twice in 1,1"),
     (["--seeds=-1"], "--seeds: expected whole numbers from 0"),
     (["--seeds="], "--seeds: expected a whole number, given ''"),

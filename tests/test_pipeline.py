@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from sklearn.datasets import load_digits
 
 import ssljax
-from ssljax import augment, cli, flags, measuring, pipeline
+from ssljax import augment, cli, flags, measuring, pipeline, representation
 from ssljax.errors import UserError
 from ssljax.evaluate.features import view_distances
 from ssljax.evaluate.results import read_results
@@ -443,8 +443,8 @@ def test_lpips_of_each_of_two_losses(tiny, one_layer, few_images, lpips_files):
         second_transforms="color_inversion(probability=1)|none", evaluations=("views",),
     )  # fmt: skip
     (program,) = pipeline.plan([config])
-    nothing, columns = np.zeros((1, 34, 1), np.float32), measuring.columns(program.config)
-    shown = measuring.Representation(nothing, nothing, ("p/seed=5",), (5,), ({},), columns, pipeline.untrained(program))
+    nothing, columns = np.zeros((1, 34, 1), np.float32), representation.columns(program.config)
+    shown = representation.Representation(nothing, nothing, ("p/seed=5",), (5,), ({},), columns, pipeline.untrained(program))
     rows = measuring._views(program.config, program.dataset, shown)[0][0][0]
     assert [(row.evaluation, row.metric) for row in rows] == [("views", "lpips"), ("views@second", "lpips")]
     assert rows[0].value == 0 and rows[1].value > 0.1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ssljax.evaluate.clustering import SILHOUETTE_SAMPLE, Clustering, nearest_to_centers
 from ssljax.files import replacing
-from ssljax.report import bias, figures, frame, tables, words
+from ssljax.report import bias, convergence, figures, frame, tables, words
 from ssljax.report.workdir import Artifact, Workdir, read_workdir
 
 PANELS = 4  # learned representations side by side before the panels get too small to read (our choice)
@@ -55,6 +55,7 @@ def write_page(
     superclasses: Mapping[str, str] | None = None,
     choose: Sequence[str] = (),
     study_of: str = "",
+    warnings: Sequence[str] = (),
 ) -> Path:
     """Write report.html and table.csv into a workdir, and the figures into its figures/.
 
@@ -75,6 +76,7 @@ def write_page(
       superclasses: class -> superclass, for the study of a sweep; None takes the data set's own map where there is one.
       choose: classes that the study of a sweep shows first and advises on.
       study_of: the evaluation, or evaluation:metric, that this study is about; "" for linear accuracy, else what there is.
+      warnings: sentences that stand before everything else.
 
     Returns:
       The page.
@@ -99,6 +101,7 @@ def write_page(
     )
     studied = any(swept[:1])
     sections = [
+        *(frame.box(frame.paragraph(text), "warning") for text in warnings),
         *swept[:1],
         "" if studied and not _compared(rows) else frame.box(_answer(rows)),
         _diverged(study),
@@ -107,6 +110,7 @@ def write_page(
         _tsne(study, shown, class_names),
         _views(study, titles),
         _clusters(study, shown, images, class_names),
+        convergence.section(study, titles),
         _losses(study, titles),
         "" if studied else _classes(study, class_names),
         frame.section("How it was measured", frame.bullets([*_FORMULAE, *notes])),
@@ -156,6 +160,10 @@ def _table(rows: Sequence[tables.Row], targets: tables.Targets, columns: Sequenc
             cells.append(text)
         rule = not row.learned and all(line.rule is False for line in lines)
         lines.append(frame.TableRow("\n".join(label), [*cells, str(len(row.runs) or "")], rule))
+    for name, values in tables.elsewhere(targets, columns):
+        sources |= {value[1]: None for value in values if value}
+        cells = [f"published {tables.number(value[0])}" if value else "" for value in values]
+        lines.append(frame.TableRow(f"{name}\nnot trained here", [*cells, ""]))
     caption = "Mean ± standard deviation over seeds. All measures are in table.csv, and run by run in results.csv."
     missing = [c.title for c in columns if not c.note and not any(c.key in row.stats for row in rows)]
     if missing:
@@ -277,6 +285,9 @@ def _classes(study: Workdir, class_names: Sequence[str]) -> str:
         return frame.section(heading, frame.paragraph(text))
     evaluation = "linear" if "linear" in evaluations else next(iter(evaluations))
     labels = [tables.full_label(label) for label in tables.labels(rows)]
+    measured = {key[2]: None for row in rows for key in row.stats if key[0] == evaluation and key[3] == "accuracy"}
+    # Of a part of a set's images; names that are not given are the table's.
+    class_names = [name for name in class_names if name in measured] or list(measured)
     nothing = tables.Stat(np.nan, None, 0)
     stats = [[row.stats.get((evaluation, "label", name, "accuracy"), nothing) for name in class_names] for row in rows]
     means = [np.array([stat.mean for stat in line]) for line in stats]

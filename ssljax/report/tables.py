@@ -98,24 +98,20 @@ TABLE1 = (
     Column("Linear top-1", ("linear", "label", "top1")),
     Column("k-NN top-1", ("knn", "label", "top1")),
 )
-# Those of other evaluations, by name.
-OPTIONAL = {
-    "finetune": Column("Fine-tuned top-1", ("finetune", "label", "top1")),
-    "views": Column("LPIPS", ("views", "", "lpips")),
-}
+LPIPS = Column("LPIPS", ("views", "", "lpips"))
 
 
 def setting_of(row: Mapping[str, Any], names: Sequence[str] = ()) -> Setting:
-    """The setting of one result row; a baseline has no transforms and no swept values, pixels no backbone.
+    """The setting of one result row; a baseline has no transforms, pixels no backbone.
 
     Args:
       row: a dict with the columns of results.csv.
       names: the swept columns.
     """
     method, backbone, dataset = row["method"], row["backbone"], row["dataset"]
-    if method in BASELINES:
-        return Setting(method, "" if method == PIXELS else backbone, dataset, "")
     swept = tuple((name, row[name]) for name in names if row.get(name) is not None)
+    if method in BASELINES:
+        return Setting(method, "" if method == PIXELS else backbone, dataset, "", swept)
     return Setting(method, backbone, dataset, row["transforms"], swept)
 
 
@@ -206,11 +202,11 @@ def labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
                 detail.append(setting.transforms)
             detail += [setting.method] if len(methods) > 1 and setting.method not in (PRETRAINED, title) else []
             detail += [setting.backbone] if len(backbones) > 1 else []
-            detail += [
-                f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.swept
-            ]
         elif setting.method == RANDOM and len(backbones) > 1:
             detail.append(setting.backbone)
+        detail += [
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.swept
+        ]
         detail += [setting.variant] if setting.variant else []
         if len(datasets) > 1:
             detail.append(setting.dataset)
@@ -224,9 +220,11 @@ def full_label(label: tuple[str, str]) -> str:
 
 
 def number(value: float, digits: int = 3, sign: bool = False) -> str:
-    """A number as tables show it: .812, −.004, 1.000; with `sign` +.050; an en dash for NaN or infinity."""
+    """A number as tables show it: .812, −.004, 1.000, 73.5, 1380; with `sign` +.050; an en dash for NaN or infinity."""
     if not math.isfinite(value):
         return "–"
+    if abs(value) >= 10:  # seconds and gigabytes
+        digits = min(digits, 1 if abs(value) < 100 else 0)
     rounded = round(value, digits) + 0.0  # + 0.0 turns -0.0 into 0.0
     text = f"{rounded:+.{digits}f}" if sign else f"{rounded:.{digits}f}"
     text = text.replace("-", "−")
@@ -234,10 +232,10 @@ def number(value: float, digits: int = 3, sign: bool = False) -> str:
 
 
 def read_targets(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """Published values, from a CSV whose columns are `TARGET_COLUMNS`.
+    """Published values, from a CSV whose columns are `TARGET_COLUMNS`, perhaps with more.
 
     Values are in the units of results.csv: accuracies are fractions. An empty cell of the first three columns
-    fits any.
+    fits any, and so does one of a further column: `dataset`, or a swept or listed setting (`epochs`, `local_crops`, ...).
 
     Raises:
       UserError: no such file, a column is missing, or a value is not a number.
@@ -262,10 +260,45 @@ def read_targets(path: str | os.PathLike[str]) -> list[dict[str, str]]:
 def published(row: Row, key: tuple[str, ...], targets: Targets) -> tuple[float, str] | None:
     """The published value of a learned row's measure and its source, or None; the first that fits counts."""
     for target in targets or ():
-        fits = all(target[name] in ("", getattr(row.setting, name)) for name in TARGET_COLUMNS[:3])
+        fits = all(_fits(target.get(name, ""), getattr(row.setting, name)) for name in _SETTING_CELLS)
+        fits &= all(_fits(target.get(name, ""), value) for name, value in row.setting.swept)
         if row.learned and fits and tuple(target[name] for name in TARGET_COLUMNS[3:6]) == key:
             return float(target["value"]), target["source"]
     return None
+
+
+_SETTING_CELLS = ("transforms", "method", "backbone", "dataset")
+
+
+def _fits(cell: str, value: Any) -> bool:
+    """Whether a cell of a target is empty or says the value; a made miniature goes by the name of its set."""
+    try:
+        return cell in ("", str(value).removeprefix("miniature:")) or float(cell) == float(value)
+    except ValueError:
+        return False
+
+
+def elsewhere(targets: Targets, columns: Sequence[Column]) -> list[tuple[str, list[tuple[float, str] | None]]]:
+    """The published values of methods that this project does not have: a method's name, and by column a value and its source.
+
+    A method whose values the targets' further columns tell apart has a line for each.
+    """
+    from ssljax.methods import METHODS
+
+    keys = [column.key for column in columns]
+    found: dict[tuple[str, ...], list[tuple[float, str] | None]] = {}
+    for target in targets or ():
+        key = tuple(target[name] for name in TARGET_COLUMNS[3:6])
+        ours = {"", *METHODS}.issuperset(target["method"].split(" & "))  # two losses' methods have an & between
+        if ours or "swept" in target or key not in keys:
+            continue
+        further = [f"{name} {cell}" for name, cell in target.items() if name not in _KNOWN_CELLS and cell]
+        line = found.setdefault((target["method"], *further), [None] * len(keys))
+        line[keys.index(key)] = float(target["value"]), target["source"]
+    return [(", ".join(name), line) for name, line in found.items()]
+
+
+_KNOWN_CELLS = (*TARGET_COLUMNS, "dataset", "deviation")
 
 
 def format_text(
@@ -288,8 +321,10 @@ def format_text(
         lines.append([full_label(label), *padded, str(len(row.runs) or "")])
         values = [published(row, column.key, targets) for column in columns]
         if any(values):
-            shown = [f"{number(value[0])}{' ' * _TAIL}" if value else "" for value in values]
-            lines.append(["  published", *shown, ""])
+            lines.append(["  published", *map(_published_text, values), ""])
+    lines += [
+        [f"{name} (published)", *map(_published_text, values), ""] for name, values in elsewhere(targets, columns)
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     drawn = [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
@@ -301,6 +336,10 @@ def format_text(
 
 
 _TAIL = len(" ± .000")
+
+
+def _published_text(value: tuple[float, str] | None) -> str:
+    return f"{number(value[0])}{' ' * _TAIL}" if value else ""
 
 
 def cell_of(row: Row, column: Column) -> str:

@@ -25,6 +25,7 @@ class Artifact(NamedTuple):
       distance: float32 [R, n], to the own centre; None likewise.
       labels: integers [n], or None.
       places: [n], where the images are in the test split.
+      convergence: float64 [R, solvers, steps], errors of the solvers of pseudo-labels; None when it was not evaluated.
     """
 
     program: str
@@ -34,6 +35,7 @@ class Artifact(NamedTuple):
     distance: NDArray[np.float32] | None
     labels: NDArray[np.integer] | None
     places: NDArray[np.integer]
+    convergence: NDArray[np.float64] | None = None
 
 
 class Workdir(NamedTuple):
@@ -113,6 +115,7 @@ def _artifact(path: Path) -> Artifact:
                 distance=file.get("distance"),
                 labels=file.get("labels"),
                 places=file["index"],
+                convergence=file.get("convergence"),
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read as a program's features ({error})") from error

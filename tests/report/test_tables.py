@@ -83,7 +83,7 @@ def test_labels_tell_only_what_differs():
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.8124, ".812"), (-0.0044, "−.004"), (1.0, "1.000"), (0.9996, "1.000"), (-0.0001, ".000")]
-    + [(12.5, "12.500"), (float("nan"), "–"), (10.0, "10.000"), (-1.5, "−1.500")],
+    + [(12.5, "12.5"), (float("nan"), "–"), (10.0, "10.0"), (1380.2, "1380"), (9.9996, "10.000"), (-1.5, "−1.500")],
 )
 def test_number(value, text):
     assert tables.number(value) == text
@@ -176,7 +176,7 @@ def test_a_column_that_was_asked_for_says_why_it_is_empty(tmp_path):
     ]
     target = {"transforms": "mnist_second", "method": "", "backbone": "", "evaluation": "views", "target": ""}
     targets = [target | {"metric": "lpips", "value": "0.51", "source": "Table 1"}]
-    column = tables.OPTIONAL["views"]._replace(absent="weights not given", note="LPIPS: where they are.")
+    column = tables.LPIPS._replace(absent="weights not given", note="LPIPS: where they are.")
     found = tables.summary(rows)
     text = tables.format_text(found, targets, [tables.Column("AMI", AMI), column])
     assert text.splitlines() == [
