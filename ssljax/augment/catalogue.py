@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ssljax.augment import color, geometry, pixel
+from ssljax.augment import cells, color, geometry, pixel
 from ssljax.augment.transform import Transform, check_values
 from ssljax.errors import unknown
 
@@ -25,6 +25,13 @@ TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "solarize": pixel.solarize,
     "equalize": pixel.equalize,
     "random_erasing": pixel.random_erasing,
+    "quarter_turns": cells.quarter_turns,
+    "channel_brightness": cells.channel_brightness,
+    "channel_contrast": cells.channel_contrast,
+    "channel_drop": cells.channel_drop,
+    "defocus": cells.defocus,
+    "elastic": cells.elastic,
+    "self_normalize": cells.self_normalize,
 }
 
 

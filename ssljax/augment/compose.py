@@ -29,19 +29,25 @@ class TransformSet(NamedTuple):
       name: its name, or the definition it was parsed from.
       description: one sentence: what it is and where it comes from.
       views: the transforms of view 1 and of view 2, in order; the same tuple twice where views are alike.
+      local: those of a small crop beside them; None for view 1's, cut small by `local_view`.
     """
 
     name: str
     description: str
     views: tuple[View, View]
+    local: View | None = None
 
 
-def transform_set(name: str, *views: Sequence[Transform], description: str = "defined by the user") -> TransformSet:
+def transform_set(
+    name: str, *views: Sequence[Transform], local: View | None = None, description: str = "defined by the user"
+) -> TransformSet:
     """Makes a transform set of one's own.
 
     Args:
       name: what to call it.
       *views: the transforms of each view; one sequence for both, or two.
+      local: the transforms of local crops, as `local_view` makes them, where view 1's do not serve; a text that is parsed
+        cannot say them.
       description: one sentence.
 
     Returns:
@@ -55,7 +61,7 @@ def transform_set(name: str, *views: Sequence[Transform], description: str = "de
     """
     if len(views) not in (1, 2):
         raise UserError(f"transform set '{name}' has {len(views)} views, expected one (for both) or two")
-    return TransformSet(name, description, (tuple(views[0]), tuple(views[-1])))
+    return TransformSet(name, description, (tuple(views[0]), tuple(views[-1])), local)
 
 
 def names(view: View) -> list[str]:
@@ -82,19 +88,19 @@ def hyper_of_views(views: Mapping[str, View]) -> dict[str, dict[str, dict[str, f
 
 def weak_view(view: View) -> View:
     """The geometry of a view (crop, flips, rotation) without what it does to colours and pixels."""
-    return tuple(transform for transform in view if transform.geometry is not None)
+    return tuple(transform for transform in view if transform.moves)
 
 
 LOCAL_CROP = "local_crop"
-LOCAL_AREA = (0.05, 0.14)  # MIRA, section 4.1; SwAV and DINO cut at the same .14 or .4
+LOCAL_AREA = (0.05, 0.14)  # of SwAV, of DINO for ResNets, and of MIRA, which follows them
 
 
-def local_view(view: View) -> View:
-    """The same view of a small crop: its random resized crop becomes a `local_crop` of 5 to 14 % of the area.
+def local_view(view: View, area: tuple[float, float] = LOCAL_AREA) -> View:
+    """The same view of a small crop: its random resized crop becomes a `local_crop` of 5 to 14 % of the area, say.
 
     It has a name of its own, so that an address of the global crop does not mean it. A view that does not crop begins with it.
     """
-    low, high = LOCAL_AREA
+    low, high = area
     small = random_resized_crop(area_low=low, area_high=high)._replace(name=LOCAL_CROP)
     if all(transform.name != "random_resized_crop" for transform in view):
         return (small, *view)
@@ -105,7 +111,8 @@ def check(view: View, channels: int) -> None:
     """Raises `UserError` if a transform of the view is not defined for this many channels."""
     for key, transform in zip(names(view), view):
         if transform.channels and channels not in transform.channels:
-            expected = " or ".join(map(str, transform.channels))
+            least, most = min(transform.channels), max(transform.channels)
+            expected = f"{least} to {most}" if most > least else str(least)
             raise UserError(f"transform '{key}' got images of {channels} channels, expected {expected}")
 
 

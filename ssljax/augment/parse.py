@@ -48,7 +48,17 @@ def parse(text: str, where: str = "") -> TransformSet:
 
 
 def to_text(chosen: TransformSet) -> str:
-    """The definition of a set, every parameter written out: `parse` gives the same transforms for it."""
+    """The definition of a set, every parameter written out: `parse` gives the same transforms for it.
+
+    A set whose local crops are not those of view 1 is given by its name, since a definition has no word for them.
+
+    Raises:
+      UserError: such a set under a name that is not in `SETS`.
+    """
+    if chosen.local is not None:
+        if SETS.get(chosen.name) is not chosen:
+            raise UserError(f"transform set '{chosen.name}' has local crops of its own, which no definition can say")
+        return chosen.name
     first, second = ("+".join(map(_term, view)) or "none" for view in chosen.views)
     return first if first == second else f"{first}|{second}"
 

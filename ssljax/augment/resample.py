@@ -87,9 +87,9 @@ def sample(image: Array, to_image: Array, size: tuple[int, int], axis_aligned: b
         return separable(image, rows, columns)
     fine = max(1, round(max(image.shape[0] / size[0], image.shape[1] / size[1])))
     if fine == 1:
-        return _bilinear(image, to_image, size)
+        return bilinear(image, *_positions(to_image, size))
     finer = compose(to_image, scale_and_shift(*map(jnp.float32, (1 / fine, 1 / fine, 0.0, 0.0))))
-    sampled = _bilinear(image, finer, (size[0] * fine, size[1] * fine))
+    sampled = bilinear(image, *_positions(finer, (size[0] * fine, size[1] * fine)))
     return sampled.reshape(size[0], fine, size[1], fine, -1).mean((1, 3))
 
 
@@ -110,15 +110,16 @@ def _axis_weights(scale: Array, shift: Array, given: int, wanted: int) -> Array:
     return weights / jnp.where(total > 0, total, 1.0)
 
 
-def _positions(to_canvas: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+def _positions(to_canvas: Array, size: tuple[int, int]) -> list[Array]:
     """(x, y) on the canvas of the centre of each output pixel, each `[height, width]`."""
     y, x = jnp.arange(size[0])[:, None] + 0.5, jnp.arange(size[1])[None, :] + 0.5
-    return tuple(row[0] * x + row[1] * y + row[2] for row in to_canvas[:2])
+    return [row[0] * x + row[1] * y + row[2] for row in to_canvas[:2]]
 
 
-def _bilinear(image: Array, to_image: Array, size: tuple[int, int]) -> Array:
+def bilinear(image: Array, x: Array, y: Array) -> Array:
+    """The image at the points (x, y), its border repeated outside: `[*x.shape, channels]` for points of one shape."""
     height, width, channels = image.shape
-    x, y = _positions(to_image, size)
+    shape = x.shape
     x = jnp.clip(x - 0.5, 0, width - 1)
     y = jnp.clip(y - 0.5, 0, height - 1)
     # The left tap stays one short of the border, so that the right one is always its neighbour.
@@ -136,4 +137,4 @@ def _bilinear(image: Array, to_image: Array, size: tuple[int, int]) -> Array:
 
     above = (1 - across) * tap(0) + across * tap(right)
     under = (1 - across) * tap(below) + across * tap(below + right)
-    return ((1 - down) * above + down * under).reshape(*size, channels)
+    return ((1 - down) * above + down * under).reshape(*shape, channels)

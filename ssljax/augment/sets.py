@@ -5,8 +5,9 @@ self-supervised learning biases for microscopy image representation". solo is so
 first was run with.
 """
 
+from ssljax.augment.cells import channel_brightness, channel_contrast, channel_drop, defocus, elastic, quarter_turns
 from ssljax.augment.color import color_jitter, grayscale
-from ssljax.augment.compose import TransformSet, View, transform_set
+from ssljax.augment.compose import TransformSet, View, local_view, transform_set
 from ssljax.augment.geometry import (
     affine,
     center_crop,
@@ -37,7 +38,8 @@ _CELL_TURNS = (horizontal_flip(probability=0.5), vertical_flip(probability=0.5),
 
 _SOLO_CROP = random_resized_crop(area_low=0.08, area_high=1.0)
 _SOLO_WIDE_CROP = random_resized_crop(area_low=0.2, area_high=1.0)
-_MIRA_CROP = random_resized_crop(area_low=0.14, area_high=1.0)
+_MULTI_CROP = random_resized_crop(area_low=0.14, area_high=1.0)  # the global crops of SwAV, and of DINO for ResNets
+_TWIST_CROP = random_resized_crop(area_low=0.4, area_high=1.0)  # the official program's
 _SOLO_FLIP = horizontal_flip(probability=0.5)
 _MILD = color_jitter(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
 _STRONG = color_jitter(probability=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
@@ -55,6 +57,12 @@ _BLUR = _blur(0.5)
 def _solo(jitter: Transform, *after_grey: Transform, crop: Transform = _SOLO_CROP) -> View:
     """solo's order: crop, jitter, grey, blur, solarize, flip."""
     return (crop, jitter, grayscale(probability=0.2), *after_grey, _SOLO_FLIP)
+
+
+def _asymmetric(crop: Transform) -> tuple[View, View]:
+    """BYOL's two views (Grill et al., 2020, appendix B), which most that came after it took over."""
+    first, second = (_blur(1.0), solarize(probability=0.0)), (_blur(0.1), solarize(probability=0.2))
+    return _solo(_MILD, *first, crop=crop), _solo(_MILD, *second, crop=crop)
 
 
 _ALL = (
@@ -123,6 +131,23 @@ _ALL = (
         "crop, which cluster cells by phenotype; .5 read as the area is our choice.",
     ),
     transform_set(
+        "cells_biology",
+        (
+            random_resized_crop(area_low=0.1, area_high=1.0),
+            quarter_turns(probability=0.75),
+            horizontal_flip(probability=0.5),
+            vertical_flip(probability=0.5),
+            elastic(probability=0.5),
+            defocus(probability=0.5),
+            channel_brightness(probability=1.0),
+            channel_contrast(probability=1.0),
+            channel_drop(probability=0.2),
+        ),
+        description="What cell biologists do to cells and the papers did not try, for 1 to 16 channels: crop, quarter turns, flips,"
+        " elastic warp, defocus, brightness and contrast of each channel, dropped channels; the strengths and the order are our"
+        " choice.",
+    ),
+    transform_set(
         "solo_asym",
         _solo(_MILD, solarize(probability=0.0)),
         _solo(_MILD, solarize(probability=0.2)),
@@ -151,18 +176,40 @@ _ALL = (
         description="solo-learn's CIFAR set of ReSSL: a strong view 1 for the student, crop and flip for the target.",
     ),
     transform_set(
-        "mira",
-        _solo(_MILD, _blur(1.0), solarize(probability=0.0), crop=_MIRA_CROP),
-        _solo(_MILD, _blur(0.1), solarize(probability=0.2), crop=_MIRA_CROP),
-        description="MIRA's ImageNet set: DINO's jitter, grey, blur (always in view 1, seldom in view 2) and solarize"
-        " (view 2 only), crops from .14 of the area.",
+        "mocov2",
+        _solo(_EVEN, _BLUR, crop=_SOLO_WIDE_CROP),
+        description="MoCo v2's ImageNet set, SimSiam's too: solo_sym_weak with crops from .2 of the area.",
+    ),
+    transform_set(
+        "byol",
+        *_asymmetric(_SOLO_CROP),
+        description="BYOL's ImageNet set, Barlow Twins' and VICReg's too: jitter, grey, blur (always in view 1, seldom in"
+        " view 2) and solarize (view 2 only), crops from .08 of the area.",
     ),
     transform_set(
         "mocov3",
-        _solo(_MILD, _blur(1.0), solarize(probability=0.0), crop=_SOLO_WIDE_CROP),
-        _solo(_MILD, _blur(0.1), solarize(probability=0.2), crop=_SOLO_WIDE_CROP),
-        description="MoCo v3's ImageNet set for ResNets: jitter, grey, blur (always in view 1, seldom in view 2) and solarize"
-        " (view 2 only), crops from .2 of the area.",
+        *_asymmetric(_SOLO_WIDE_CROP),
+        description="MoCo v3's ImageNet set for ResNets: BYOL's with crops from .2 of the area.",
+    ),
+    transform_set(
+        "swav",
+        _solo(_STRONG, _BLUR, crop=_MULTI_CROP),
+        description="SwAV's ImageNet set with multi-crop, DeepCluster v2's too: solo_sym with crops from .14 of the area, local"
+        " ones from .05 to .14.",
+    ),
+    transform_set(
+        "mira",
+        *_asymmetric(_MULTI_CROP),
+        local=local_view(_solo(_MILD, _BLUR, crop=_MULTI_CROP)),
+        description="DINO's ImageNet set for ResNets, MIRA's too: BYOL's with crops from .14 of the area, local ones from .05"
+        " to .14, blurred every other time.",
+    ),
+    transform_set(
+        "twist",
+        *_asymmetric(_TWIST_CROP),
+        local=local_view(_solo(_MILD, _BLUR, crop=_TWIST_CROP), area=(0.05, 0.4)),
+        description="TWIST's ImageNet set with multi-crop: BYOL's with crops from .4 of the area, local ones from .05 to .4,"
+        " blurred every other time.",
     ),
     transform_set(
         "mira_cifar",

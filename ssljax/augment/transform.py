@@ -69,7 +69,8 @@ class Transform(NamedTuple):
         size.
       pointwise: whether each pixel's result depends on that pixel alone.
       channels: the channel counts the transform is defined for; None means any.
-      geometry: how pixels move, for the transforms that do nothing else.
+      geometry: how pixels move, for the transforms that do nothing else and that a matrix can say.
+      moves: whether the transform moves pixels and does nothing else, by a matrix or not.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Transform(NamedTuple):
     pointwise: bool = False
     channels: tuple[int, ...] | None = None
     geometry: Geometry | None = None
+    moves: bool = False
 
     def sample(self, key: Array, hyper: Hyper) -> Drawn:
         """Draws for one image from a random key; `hyper` has the keys of `defaults`."""
@@ -100,11 +102,15 @@ def build(
     pointwise: bool = False,
     channels: tuple[int, ...] | None = None,
     geometry: Geometry | None = None,
+    moves: bool = False,
 ) -> Transform:
     """A `Transform` whose defaults have been checked against their ranges."""
     every = {"probability": PROBABILITY, **ranges}
     values = check_values(name, every, defaults)
-    return Transform(name, values, every, dict(options or {}), numbers, draw, apply, pointwise, channels, geometry)
+    moves = moves or geometry is not None
+    return Transform(
+        name, values, every, dict(options or {}), numbers, draw, apply, pointwise, channels, geometry, moves
+    )
 
 
 def check_values(

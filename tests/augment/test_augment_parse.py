@@ -42,6 +42,15 @@ def test_text_and_back(name):
     assert described(parse(augment.to_text(SETS[name]))) == described(SETS[name])
 
 
+def test_local_crops_that_are_not_view_1s_go_by_the_name_of_their_set():
+    assert augment.to_text(SETS["twist"]) == "twist" and "+" in augment.to_text(SETS["swav"])
+    local = compose.local_view(SETS["swav"].views[0], area=(0.05, 0.2))
+    assert local[0].defaults["area_high"] == 0.2 and local[1:] == SETS["swav"].views[0][1:]
+    mine = augment.transform_set("mine", SETS["swav"].views[0], local=local)
+    with pytest.raises(UserError, match="transform set 'mine' has local crops of its own"):
+        augment.to_text(mine)
+
+
 def test_options_survive_the_round_trip():
     text = "gaussian_blur(kernel_size=5)+random_resized_crop(beyond_border=True)+center_crop(side=.5)"
     chosen = parse(text + "|color_jitter(hue_probability=.3)")

@@ -51,7 +51,7 @@ def test_every_transform(name):
     # With the same key, what a lower probability lets through is what a higher one does.
     for one, low, high in zip(given, sometimes, always):
         same = np.abs(low - high).max() < 1e-6 or np.array_equal(low, one)
-        assert same or name == "color_jitter"
+        assert same or name in ("color_jitter", "channel_drop")  # their parts are gated each on its own
     touched = (sometimes != given).any((1, 2, 3))
     assert 0 < touched.sum() < changed.sum()
 
@@ -83,8 +83,8 @@ def test_every_set_is_deterministic_and_in_range(name):
 
 def test_sets_that_jitter_refuse_one_channel():
     for name, chosen in SETS.items():
-        coloured = any(t.channels for view in chosen.views for t in view)
-        assert coloured == (not name.startswith("mnist") and name != "none")
+        coloured = any(t.channels and 1 not in t.channels for view in chosen.views for t in view)
+        assert coloured == (not name.startswith("mnist") and name not in ("none", "cells_biology"))
         if coloured:
             with pytest.raises(UserError, match="got images of 1 channels, expected 3"):
                 augment.check(chosen.views[0], 1)
