@@ -335,9 +335,7 @@ def _with_validation(dataset: Dataset) -> Dataset:
     labels = np.asarray(train.labels)
     # Of many labels an image there is no class to stratify by.
     kept, held = stratified(len(labels), labels if labels.ndim == 1 else None, SEARCH)
-    parts = {
-        split: Split(train.images[index], labels[index]) for split, index in {"train": kept, "validation": held}.items()
-    }
+    parts = {"train": train.rows(kept), "validation": train.rows(held)}
     return dataset._replace(splits={**parts, "test": dataset.splits["test"]})
 
 

@@ -7,17 +7,19 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from absl import flags as absl_flags
 
-from ssljax import flags
+from ssljax import flags, preemption
 from ssljax.config import Config, fields
 from ssljax.errors import UserError
+from ssljax.preemption import Terminated
 
-OK, DEFECT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, DEFECT, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,11 +29,15 @@ def main(argv: Sequence[str]) -> int:
       argv: the program's name and its arguments.
 
     Returns:
-      The exit code: 0 done, 1 a defect of the program, 2 bad input, 130 interrupted.
+      The exit code: 0 done, 1 a defect of the program, 2 bad input, 130 interrupted, 143 terminated.
     """
     _quiet()
     try:
-        return _main(list(argv))
+        with preemption.raised():
+            return _main(list(argv))
+    except Terminated as error:
+        print(error, file=sys.stderr)
+        return TERMINATED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -81,6 +87,8 @@ def _main(argv: list[str]) -> int:
         "help_method", None, "show the page of a method: loss, memory, traps, presets, swept names", flag_values=values
     )
     absl_flags.DEFINE_boolean("help", False, "show every flag", flag_values=values, short_name="h")
+    for name, define, help in _OF_PROCESSES:
+        define(name, None, help, flag_values=values)
     flags.parse_argv(values, argv)
     if values["help"].value:
         print(_help(values))
@@ -96,11 +104,14 @@ def _main(argv: list[str]) -> int:
         return _join(values, workdirs, shlex.join(["python", *argv]))
     workdir = _workdir(values["workdir"].value, argv)
     configs = _configs(values, workdir, stages)
+    _join_processes(values)
     _cache_compilations()
 
     from ssljax import pipeline  # imports JAX: not before the flags are known to be right
 
     study = pipeline.run(configs, workdir, stages=stages, command=shlex.join(["python", *argv]))
+    if not pipeline.processes.first():
+        return OK
     if study.text:
         print(study.text)
     if study.report:
@@ -108,6 +119,31 @@ def _main(argv: list[str]) -> int:
     else:
         print(f"\nwritten to {study.workdir}")
     return OK
+
+
+# Not settings: they are not the same in all processes of a command.
+_OF_PROCESSES: tuple[tuple[str, Callable[..., Any], str], ...] = (
+    (
+        "distributed",
+        absl_flags.DEFINE_boolean,
+        "this is one of several processes that train as one, started by Slurm, Open MPI or GKE, or on a TPU",
+    ),
+    ("coordinator", absl_flags.DEFINE_string, "the same, started by anything else: process 0, as host:port"),
+    ("num_processes", absl_flags.DEFINE_integer, "how many processes there are, with --coordinator"),
+    ("process_id", absl_flags.DEFINE_integer, "which of them this is, from 0"),
+)
+
+
+def _join_processes(values: absl_flags.FlagValues) -> None:
+    """Becomes one of several processes, where the flags say so; all but the first are quiet then."""
+    asked, *given = (values[name].value for name, *_ in _OF_PROCESSES)
+    if not asked and all(value is None for value in given):
+        return
+    from ssljax import processes
+
+    processes.start(*given)
+    if not processes.first():
+        logging.getLogger("ssljax").setLevel(logging.CRITICAL)
 
 
 def _finished(given: str, stages: Sequence[str]) -> list[Path]:
@@ -185,9 +221,15 @@ def _cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+_OWN = ("workdir", "stages", "help_method")
+
+
 def _help(values: absl_flags.FlagValues) -> str:
     lines = ["python experiments/run.py --flagfile=FILE [--name=value ...]", ""]
     lines += ["  --flagfile\n      a file of such lines; flags after it go over it"]
-    lines += [f"  --{name}\n      {values[name].help}" for name in ("workdir", "stages", "help_method")]
+    lines += [
+        f"  --{name}\n      {values[name].help}"
+        for name in ("workdir", "stages", "help_method", *(n for n, *_ in _OF_PROCESSES))
+    ]
     lines += [f"  --{name}\n      {values[name].help}" for name in flags.names()]
     return "\n".join(lines)

@@ -232,6 +232,13 @@ class Config:
         "how the runs of a program are executed in a step: all at once, one after another, written out; auto: as measured",
         choices=("auto", "vmap", "map", "unroll"),
     )
+    mesh: str = _field(
+        "",
+        str,
+        "how the runs, and the images of a batch, are spread over devices: run:4,data:2 (default: as many devices as divide the "
+        "runs, then as many of what is left as divide the batch)",
+        training=False,
+    )
     max_runs_per_program: int = _field(
         0, int, "split a sweep into programs of at most this many runs (0: as many as the memory holds)", low=0
     )
@@ -255,9 +262,11 @@ class Config:
         ("linear", "knn", "kmeans"),
         tuple,
         "what to measure: linear, knn, finetune (the whole network trained on the labels), logreg (logistic regression with a "
-        "searched penalty), kmeans, views (how far apart the two views of an image look: LPIPS), properties (of each class, from "
-        "features and images), convergence (of the solvers of pseudo-labels), cost (memory and time of training); linear@10%, "
-        "knn@10%, finetune@10%: on so many of the labels; logreg@dtd: on another data set",
+        "searched penalty), kmeans (kmeans@k4: with four clusters), dose (a compound's cells against untreated ones, concentration "
+        "by concentration), profiles (treated cells' mechanism of action by the nearest treatment), views (how far apart the two "
+        "views of an image look: LPIPS), properties (of each class, from features and images), convergence (of the solvers of "
+        "pseudo-labels), cost (memory and time of training); linear@10%, knn@10%, finetune@10%: on so many of the labels; "
+        "logreg@dtd: on another data set",
         training=False,
     )
     probe_epochs: int = _field(100, int, "epochs of the linear probe", low=1, training=False)
@@ -454,15 +463,19 @@ def _checked_tuple(name: str, flag: str, value: Any) -> tuple:
     return value
 
 
-EVALUATIONS = ("linear", "knn", "finetune", "logreg", "kmeans", "views", "properties", "convergence", "cost")
+EVALUATIONS = (
+    *("linear", "knn", "finetune", "logreg", "kmeans", "dose", "profiles"),
+    *("views", "properties", "convergence", "cost"),
+)
 _OF_A_PART = ("linear", "knn", "finetune")  # those that take `@P%`
 
 
 def evaluation_parts(name: str, flag: str = "--evaluations") -> tuple[str, str]:
-    """The base of an evaluation's name and what stands after its @: ("knn", "10%"), ("logreg", "dtd"), ("kmeans", "").
+    """The base of an evaluation's name and what stands after its @: ("knn", "10%"), ("logreg", "dtd"), ("kmeans", "k4").
 
     Raises:
-      UserError: an unknown base, a detail that it does not take, or a share that is not in (0, 100] percent.
+      UserError: an unknown base, a detail that it does not take, a share that is not in (0, 100] percent, or fewer than two
+        clusters.
     """
     base, at, detail = name.partition("@")
     if base not in EVALUATIONS:
@@ -472,11 +485,20 @@ def evaluation_parts(name: str, flag: str = "--evaluations") -> tuple[str, str]:
     if base == "logreg":
         if not detail:
             raise UserError(f"{flag}: expected a data set after the @, as in logreg@dtd, given '{name}'")
+    elif base == "kmeans":
+        if (clusters_of(detail) or 0) < 2:
+            raise UserError(f"{flag}: expected two clusters or more after the @, as in kmeans@k4, given '{name}'")
     elif base not in _OF_A_PART:
         raise UserError(f"{flag}: {base} takes nothing after an @, given '{name}'")
     elif percent_of(detail) is None:
         raise UserError(f"{flag}: expected a share of the labels above 0 and up to 100 %, as in {base}@10%, given '{name}'")
     return base, detail
+
+
+def clusters_of(detail: str) -> int | None:
+    """The number of "k4"; None of any other text."""
+    digits = detail.removeprefix("k")
+    return int(digits) if detail.startswith("k") and digits.isascii() and digits.isdecimal() else None
 
 
 def percent_of(detail: str) -> float | None:
@@ -486,6 +508,28 @@ def percent_of(detail: str) -> float | None:
     except ValueError:
         return None
     return percent if detail.endswith("%") and 0 < percent <= 100 else None
+
+
+MESH_AXES = ("run", "data")
+
+
+def mesh_sizes(text: str) -> dict[str, int]:
+    """The axes of "run:4,data:2", an axis that is not named being 1; {} of "".
+
+    Raises:
+      UserError: anything else.
+    """
+    if not text:
+        return {}
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition(":")
+        if name not in MESH_AXES:
+            raise unknown("axis", name, MESH_AXES, "--mesh")
+        if name in sizes or not (number.isascii() and number.isdecimal() and int(number)):
+            raise UserError(f"--mesh: expected each axis once with a number of devices, as in run:4,data:2, given '{text}'")
+        sizes[name] = int(number)
+    return {name: sizes.get(name, 1) for name in MESH_AXES}
 
 
 def resolve(config: Config) -> Config:
@@ -511,6 +555,7 @@ def _resolved(given: Config) -> Config:
     from ssljax.train.optimizers import OPTIMIZERS
 
     given = with_its_second(given)
+    mesh_sizes(given.mesh)
     for name in ("concentrations", "controls"):
         if not given.compound and getattr(given, name) != fields()[name].default:
             raise UserError(f"--{name}: {getattr(given, name)} has no effect without --compound")
@@ -554,6 +599,12 @@ def with_its_second(config: Config) -> Config:
         )
     return dataclasses.replace(config, transforms=first.strip(), second_transforms=second.strip())
 
+
+# The settings that say which images a program sees, and as what.
+OF_IMAGES = (
+    *("dataset", "resize", "validation_fraction", "max_images"),
+    *("label", "group", "compound", "concentrations", "controls"),
+)
 
 # What only a second loss reads.
 OF_SECOND = ("second_method", "second_heads", "loss_weights.first", "loss_weights.second")

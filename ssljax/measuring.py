@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ssljax import classifying
+from ssljax import classifying, clustering, profiling
 from ssljax.classifying import Measured
 from ssljax.config import Config, evaluation_parts
 from ssljax.data import Dataset
 from ssljax.errors import UserError
 from ssljax.evaluate import features as extraction
-from ssljax.evaluate.measure import ClassMeasurement, Measurement, clustering_measurements, means
+from ssljax.evaluate.measure import ClassMeasurement, Measurement, means
 from ssljax.files import replacing
 from ssljax.models import lpips
 from ssljax.representation import Representation
@@ -40,14 +40,8 @@ def check(config: Config, dataset: Dataset, channels: int = 0) -> None:
     if test is None or not len(test.images):
         raise UserError(f"--evaluations: {config.dataset} has no test images to measure on; give --evaluations= (none)")
     classifying.check(config, dataset, channels or test.images.shape[-1])
-    if "kmeans" in config.evaluations:
-        count = config.clusters or len(dataset.class_names or ())
-        if not count:
-            raise UserError(
-                f"--clusters: {config.dataset} has no classes to count; say how many clusters kmeans looks for"
-            )
-        if count > len(test.images):
-            raise UserError(f"--clusters: {count} is more than the {len(test.images)} test images of {config.dataset}")
+    clustering.check(config, dataset)
+    profiling.check(config, dataset)
     if "views" in config.evaluations:
         lpips.check_channels(test.images.shape[-1], f"--evaluations: views of {config.dataset}")
         _lpips_weights(config)
@@ -73,7 +67,7 @@ def _lpips_weights(config: Config) -> lpips.Weights | None:
 
 
 def measure(
-    config: Config, dataset: Dataset, shown: Representation, artifacts: Path, known: Sequence[Measurement] = ()
+    config: Config, dataset: Dataset, shown: Representation, artifacts: Path | None, known: Sequence[Measurement] = ()
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Every evaluation of a representation, and what the figures need of it.
 
@@ -81,7 +75,8 @@ def measure(
       config: resolved; its evaluations and their settings are used.
       dataset: with splits train and test.
       shown: the features.
-      artifacts: `.npz` file to write: runs, seeds, index, labels, and for the test images features, clusters and distance.
+      artifacts: `.npz` file to write, None for none: runs, seeds, index, and for the test images labels, features, the
+        columns to score against (`column_plate`), clusters and distance (those of `kmeans@k4` as `clusters@k4`).
       known: measured already, the same for every run: rows beside the others.
 
     Returns:
@@ -96,6 +91,7 @@ def measure(
     }
     if test.labels is not None:
         saved["labels"] = test.labels
+    saved |= {f"column_{name}": test.columns[name] for name in config.score}
     rows: list[dict[str, Any]] = []
     class_rows: list[dict[str, Any]] = []
     asked = [evaluation_parts(name) for name in dict.fromkeys(config.evaluations)]
@@ -114,28 +110,11 @@ def measure(
             for one in by_class:
                 values = one._asdict()
                 class_rows.append({**shared, "class": values.pop("class_name"), **values})
-    artifacts.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(artifacts, "wb") as file:
-        np.savez(file, allow_pickle=False, **saved)
+    if artifacts is not None:
+        artifacts.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(artifacts, "wb") as file:
+            np.savez(file, allow_pickle=False, **saved)
     return rows, class_rows
-
-
-def _kmeans(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
-    clustered = [
-        clustering_measurements(
-            features,
-            dataset.splits["test"].labels,
-            n_clusters=config.clusters or len(dataset.class_names or ()),
-            random_state=seed % 2**31,  # scikit-learn takes no larger one
-            normalize="l2" if config.kmeans_features == "l2" else "none",
-        )
-        for features, seed in zip(shown.test, shown.seeds)
-    ]
-    arrays = {
-        "clusters": np.stack([found.assignment for _, found in clustered]).astype(np.int32),
-        "distance": np.stack([found.distance for _, found in clustered]).astype(np.float32),
-    }
-    return [(rows, ()) for rows, _ in clustered], arrays
 
 
 def _views(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
@@ -201,7 +180,9 @@ def _properties(
 # detail, which stands after an @ in its name, has that as its fourth argument.
 _EVALUATE: dict[str, Callable[..., tuple[list[Measured], dict[str, np.ndarray]]]] = {
     **classifying.EVALUATE,
-    "kmeans": _kmeans,
+    "kmeans": clustering.kmeans,
+    "dose": clustering.dose,
+    "profiles": profiling.measure,
     "views": _views,
     "properties": _properties,
     "convergence": _convergence,

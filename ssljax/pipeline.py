@@ -1,26 +1,28 @@
 """The whole study in one call: the stages (preview, pretrain, evaluate, export, report) over every program of some configs."""
 
 import contextlib
+import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from ssljax import cost, encoders, measuring, protocol, representation, sizes, sweeps
+from ssljax import cost, encoders, measuring, processes, profiling, protocol, representation, sizes, sweeps
 from ssljax import workdir as workdir_lib
-from ssljax.config import Config
+from ssljax.config import OF_IMAGES, Config
 from ssljax.errors import unknown
 from ssljax.evaluate.measure import Measurement
 from ssljax.evaluate.results import read_results, write_results
-from ssljax.planning import OF_IMAGES, Program, executions, plan, slug, superclasses_of
+from ssljax.planning import Program, executions, plan, slug, superclasses_of
 from ssljax.preview import preview, previewed
 from ssljax.report import tables
 from ssljax.report.page import write_page
 from ssljax.sweeps import Run
-from ssljax.train import execution, loop
+from ssljax.train import execution, loop, memory
 
 log = logging.getLogger("ssljax")
 
@@ -75,27 +77,30 @@ def run(
         if stage not in _ALL_STAGES:
             raise unknown("stage", stage, _ALL_STAGES, "--stages")
     encoders.refuse_stages(configs, stages)
-    checkpoints = workdir / "checkpoints"
-    programs = plan(
-        configs,
-        trained=bool(set(stages) & {"pretrain", "evaluate"}),
-        checkpoints=checkpoints,
-    )
-    study = Study(workdir, [], [])
-    with workdir_lib.claimed(workdir, configs):
-        (workdir / "figures").mkdir(exist_ok=True)
-        prints = {" ".join([p.config.dataset, *map(str, _images(p).values())]): p.dataset.fingerprint for p in programs}
-        seconds = workdir_lib.refuse_other_data(workdir, prints)
-        settled = [p.config for p in programs]
-        if "pretrain" in stages:  # before the first step, so that a resume knows what this one saw
-            workdir_lib.write_text(workdir / "run.json", workdir_lib.describe(settled, prints, command, seconds))
-            checkpoints.mkdir(exist_ok=True)
-            workdir_lib.write_text(checkpoints / execution.FILE, execution.to_json(executions(programs)))
-        if "preview" in stages:
+    programs = _planned(configs, workdir, stages)
+    study, settled = Study(workdir, [], []), [p.config for p in programs]
+    with contextlib.ExitStack() as held:
+        prints: dict[str, str] = {}
+        seconds: dict[str, float] = {}
+        with processes.all_or_none():
+            if processes.first():
+                held.enter_context(workdir_lib.claimed(workdir, configs))
+                (workdir / "figures").mkdir(exist_ok=True)
+                prints = {_of_images(p): p.dataset.fingerprint for p in programs}
+                seconds = workdir_lib.refuse_other_data(workdir, prints)
+                if "pretrain" in stages:  # before the first step, so that a resume knows what this one saw
+                    workdir_lib.write_text(
+                        workdir / "run.json", workdir_lib.describe(settled, prints, command, seconds)
+                    )
+                    (checkpoints := workdir / "checkpoints").mkdir(exist_ok=True)
+                    workdir_lib.write_text(checkpoints / execution.FILE, execution.to_json(executions(programs)))
+        if "preview" in stages and processes.first():
             for program in previewed(programs):
                 preview(program, workdir / "figures" / f"views_{program.name}.png")
         for program in programs:
             _do(program, stages, study, seconds, progress)
+        if not processes.first():
+            return study
         if "evaluate" in stages:
             with _timed(seconds, "evaluate"):
                 _evaluate_baselines(programs, study)
@@ -119,6 +124,21 @@ def run(
     return study._replace(text=text)
 
 
+def _planned(configs: Sequence[Config], workdir: Path, stages: Sequence[str]) -> list[Program]:
+    """The programs of the stages, the same in all processes."""
+    if "pretrain" not in stages:  # what is trained already may be measured on other devices
+        configs = [dataclasses.replace(config, mesh="") for config in configs]
+    free = processes.least(memory.available()) if processes.several() else None
+    with processes.all_or_none():
+        trained = bool(set(stages) & {"pretrain", "evaluate"})
+        return plan(configs, trained=trained, checkpoints=workdir / "checkpoints", free=free)
+
+
+def _of_images(program: Program) -> str:
+    """What `run.json` calls the images of a program."""
+    return " ".join([program.config.dataset, *map(str, _images(program).values())])
+
+
 def _do(program: Program, stages: Sequence[str], study: Study, seconds: dict[str, float], progress: bool) -> None:
     """The stages of one program. What it holds on the device is free when this returns, for the next one."""
     workdir = study.workdir
@@ -140,11 +160,16 @@ def _do(program: Program, stages: Sequence[str], study: Study, seconds: dict[str
         trained = _measured_only(program)
     else:
         trained = loop.restore(untrained(program), folder, program.config.keep)
-    if "evaluate" in stages:
-        with _timed(seconds, "evaluate"):
-            _evaluate(program, trained, study)
-    if "export" in stages:
-        encoders.export(program.config, trained, workdir / "encoders" / program.name, program.name)
+    if not set(stages) & {"evaluate", "export"}:
+        return
+    mine = trained if program.config.pretrained else loop.here(trained)
+    if mine is not None and processes.first():
+        if "evaluate" in stages:
+            with _timed(seconds, "evaluate"):
+                _evaluate(program, mine, study)
+        if "export" in stages:
+            encoders.export(program.config, mine, workdir / "encoders" / program.name, program.name)
+    processes.wait()
 
 
 @contextlib.contextmanager
@@ -154,8 +179,12 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
-def untrained(program: Program) -> loop.Trained:
+def untrained(program: Program, *, alone: bool = False) -> loop.Trained:
     """A program's runs before their first step, with the data on the device.
+
+    Args:
+      program: from `plan`.
+      alone: whether they are only for this process, on devices of its own, whatever the mesh that is asked for.
 
     Raises:
       UserError: fewer images than a batch, or settings that do not fit each other.
@@ -165,6 +194,9 @@ def untrained(program: Program) -> loop.Trained:
         return encoders.untrained(program.config, program.runs, dataset)
     train = dataset.splits["train"]
     data = loop.resident(train.images, dataset.mean, dataset.std, train.labels)
+    if alone:
+        config = dataclasses.replace(program.config, mesh="")
+        return loop.prepare(config, program.runs, data, dataset.classes, jax.local_devices())
     return loop.prepare(program.config, program.runs, data, dataset.classes)
 
 
@@ -199,7 +231,8 @@ def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
         runs = tuple(Run(f"seed={seed}", seed, {}) for seed in program.config.seeds)
         differing = [slug(str(v)) for v, *others in zip(kind, *kinds) if len(set(others)) > 1]
         name = "-".join(["random", *differing])
-        shown = representation.represent(program.config, untrained(program._replace(runs=runs)), program.dataset, name)
+        start = untrained(program._replace(runs=runs), alone=True)
+        shown = representation.represent(program.config, start, program.dataset, name)
         if shown is not None:
             columns = {**shown.columns, "method": "random", "transforms": ""}
             swept = (_images(program),) * len(shown.names)
@@ -208,8 +241,20 @@ def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
     for program in reversed(sets.values()):
         told = map(slug, map(str, (program.config.dataset, *_images(program).values())))
         name = "-".join(["pixels", *(told if len(sets) > 1 else ())])
-        pixels = representation.pixels(program.dataset, program.config.seeds, name)
-        _measure(program, pixels._replace(swept=(_images(program),) * len(pixels.names)), study, name)
+        seeds, swept = program.config.seeds, (_images(program),) * len(program.config.seeds)
+        asked = set(program.config.evaluations)
+        if asked - {"profiles"}:
+            pixels = representation.pixels(program.dataset, seeds, name)
+            _measure(_asking(program, asked - {"profiles"}), pixels._replace(swept=swept), study, name)
+        if "profiles" in asked:
+            for shown in profiling.baselines(program.dataset, seeds, name):
+                _measure(_asking(program, {"profiles"}), shown._replace(swept=swept), study, "")
+
+
+def _asking(program: Program, evaluations: Collection[str]) -> Program:
+    """The program with some of its evaluations alone."""
+    kept = tuple(name for name in program.config.evaluations if name in evaluations)
+    return program._replace(config=dataclasses.replace(program.config, evaluations=kept))
 
 
 def _images(program: Program) -> dict[str, Any]:
@@ -230,7 +275,7 @@ def _measure(
     name: str,
     known: Sequence[Measurement] = (),
 ) -> None:
-    artifacts = study.workdir / "artifacts" / f"{name}.npz"
+    artifacts = study.workdir / "artifacts" / f"{name}.npz" if name else None  # what no figure shows is not kept
     rows, per_class = measuring.measure(program.config, program.dataset, shown, artifacts, known)
     study.results.extend(rows)
     study.per_class.extend(per_class)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ssljax import augment, data, encoders, measuring, sweeps
 from ssljax import config as config_lib
-from ssljax.config import Config
+from ssljax.config import OF_IMAGES, Config
 from ssljax.data import Dataset
 from ssljax.errors import UserError, unknown
 from ssljax.methods import OF_METHODS, reads
@@ -50,6 +50,7 @@ def plan(
     *,
     trained: bool = True,
     checkpoints: Path | None = None,
+    free: int | None = None,
 ) -> list[Program]:
     """The programs of some configs: names, resolved settings, runs and data, everything checked that can be before training.
 
@@ -58,6 +59,7 @@ def plan(
       trained: whether the programs are to be trained or measured, so that what this takes is checked too.
       checkpoints: where the programs' checkpoints are or will be. Runs that are there stay in the programs that trained them;
         for those that are not, the memory is estimated and said, and a sweep that does not fit is split.
+      free: bytes that can be used on each device; None for what this process finds.
 
     Raises:
       UserError: the first thing that is wrong.
@@ -95,18 +97,13 @@ def plan(
             functions = loop.program_of(config, len(images), images.shape[-1], dataset.classes)
             convergence.check(config, functions.scores is not None)
         need = partial(memory.estimate, functions, config, images) if trained else None
-        programs += _laid_out(Program(name, config, tuple(runs), dataset, listed=values), checkpoints, need)
+        programs += _laid_out(Program(name, config, tuple(runs), dataset, listed=values), checkpoints, need, free)
     encoders.refuse_equal(resolved)
     _check_study(programs)
     return programs
 
 
 _FOLDERS = ("data_dir", "manual_dir", "cache_dir")
-# The settings that say which images a program sees, and as what.
-OF_IMAGES = (
-    *("dataset", "resize", "validation_fraction", "max_images"),
-    *("label", "group", "compound", "concentrations", "controls"),
-)
 
 
 def _loaded(config: Config) -> Dataset:
@@ -128,14 +125,16 @@ def _loaded(config: Config) -> Dataset:
     return data.part(loaded.single(), config.max_images)
 
 
-def _laid_out(whole: Program, checkpoints: Path | None, estimate: Callable[[], Memory] | None) -> list[Program]:
+def _laid_out(
+    whole: Program, checkpoints: Path | None, estimate: Callable[[], Memory] | None, free: int | None
+) -> list[Program]:
     """The programs that the runs of one config are trained as, with the run axis chosen.
 
     Runs that have been trained, or begun, stay in their programs; the others make one more, or several where one does not fit.
 
     Args:
       whole: all runs of the config.
-      checkpoints: as for `plan`.
+      checkpoints, free: as for `plan`.
       estimate: the memory of a run; None where nothing is trained or measured.
     """
     name, config, runs = whole.name, whole.config, whole.runs
@@ -150,11 +149,13 @@ def _laid_out(whole: Program, checkpoints: Path | None, estimate: Callable[[], M
         log.info("%s: %s", name, need)
         if parts:
             log.info("%s: %d runs are there already; %d are trained beside them", name, len(runs) - len(new), len(new))
-        sizes = memory.split(config, need, len(new))
+        sizes = memory.split(config, need, len(new), free=free)
     first = len(parts)
     for number, (end, size) in enumerate(zip(itertools.accumulate(sizes), sizes), start=first):
         part = name if (first, len(sizes)) == (0, 1) else f"{name}~{number}"
         parts[part] = tuple(new[end - size : end])
+    for held in parts.values() if estimate else ():
+        execution.layout(config, len(held))
     return [whole._replace(name=part, config=config, runs=held) for part, held in parts.items()]
 
 
@@ -216,7 +217,7 @@ def _named(runs: Sequence[Run], names: Sequence[str]) -> tuple[Run, ...]:
 
 
 def _refuse_without_effect(given: Sequence[Config], resolved: Sequence[Config]) -> None:
-    """Raises if a setting of methods or of a second loss is given that nothing reads; of a list, one program that does is enough."""
+    """Raises if a setting of methods or of a second loss is given that nothing reads; one program of a list that does is enough."""
     methods = {c.method: None for one in resolved for c in (one, one.second) if c is not None}
     read = set().union(*map(reads, methods))
     for name in OF_METHODS:
@@ -285,7 +286,9 @@ def _names(given: Sequence[Config], configs: Sequence[Config]) -> list[str]:
     telling, differing = differing_in(given) or ["method"], differing_in(configs)
     files = encoders.short_names(c.pretrained for c in configs if c.pretrained)
     if files:  # the method says nothing about them
-        telling, differing = (["pretrained", *(n for n in each if n not in ("pretrained", "method"))] for each in (telling, differing))
+        telling, differing = (
+            ["pretrained", *(n for n in each if n not in ("pretrained", "method"))] for each in (telling, differing)
+        )
 
     def names_by(fields: Sequence[str]) -> list[str]:
         values = [[v for name in fields if (v := getattr(c, name)) != ""] for c in configs]

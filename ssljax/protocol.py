@@ -1,15 +1,20 @@
 """What the tables and the page say of how things were measured: the columns that were asked for, and a note on each protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from ssljax import clustering
 from ssljax.classifying import AVERAGE, PIXELS_SIDE
-from ssljax.config import Config, evaluation_parts, percent_of
+from ssljax.config import Config, clusters_of, evaluation_parts, percent_of
+from ssljax.data import WITH_COLUMNS
+from ssljax.data.build import NO_GROUPS
+from ssljax.data.cells import GROUP
 from ssljax.data.miniature import MADE
 from ssljax.data.transfer import metric_of
 from ssljax.evaluate.features import LAYER
 from ssljax.evaluate.logreg import STRENGTHS
 from ssljax.models import lpips
 from ssljax.report import tables
+from ssljax.study.convergence import COMPARED, TITLES, level_text
 from ssljax.train import finetune
 
 _LPIPS = (
@@ -33,10 +38,14 @@ def table_columns(configs: Sequence[Config], targets: tables.Targets = None) -> 
     for name in dict.fromkeys(name for config in configs for name in config.evaluations):
         base, detail = evaluation_parts(name)
         asked.setdefault(base, []).append(detail)
-    columns = [column for column in tables.TABLE1[:2] if "kmeans" in asked]
+    scored = dict.fromkeys(name for config in configs for name in config.score)
+    columns = [column for detail in asked.get("kmeans", ()) for column in _of_clusters(detail, scored)]
+    columns += _OF_PROFILES if "profiles" in asked else ()
     for base, title in (("linear", "Linear"), ("knn", "k-NN"), ("finetune", "Fine-tuned")):
         columns += [column for detail in asked.get(base, ()) for column in _of_labels(base, title, detail)]
-    if ("linear", "top5") in {(target["evaluation"], target["metric"]) for target in targets or ()} and "linear" in asked:
+    if ("linear", "top5") in {
+        (target["evaluation"], target["metric"]) for target in targets or ()
+    } and "linear" in asked:
         place = next(i for i, column in enumerate(columns) if column.key[0].startswith("linear"))
         columns.insert(place + 1, tables.Column("Linear top-5", ("linear", "label", "top5")))
     columns += map(_of_transfer, asked.get("logreg", ()))
@@ -46,12 +55,50 @@ def table_columns(configs: Sequence[Config], targets: tables.Targets = None) -> 
         given = all(config.lpips_backbone for config in configs if "views" in config.evaluations)
         absent, note = (tables.NOTHING, _LPIPS) if given else ("weights not given", _LPIPS_NOT_GIVEN)
         columns.append(tables.LPIPS._replace(absent=absent, note=note))
+    if "convergence" in asked:
+        level = level_text(COMPARED)
+        columns += [
+            tables.Column(f"{title}, steps to {level}", (f"convergence@{solver}", "", f"steps_to_{level}"))
+            for solver, title in TITLES.items()
+        ]
     if "cost" in asked:
         columns += [
             tables.Column("Memory (GB)", ("cost", "", "memory_gb")),
             tables.Column("Epoch (s)", ("cost", "", "seconds_per_epoch")),
         ]
     return tuple(columns) or tables.TABLE1
+
+
+def _of_clusters(detail: str, scored: Iterable[str]) -> list[tables.Column]:
+    """Silhouette and AMI of K-means, and its AMI with the columns that clusters are scored against."""
+    name, where = (f"kmeans@{detail}", f", k = {clusters_of(detail)}") if detail else ("kmeans", "")
+    own = [tables.Column(f"{column.title}{where}", (name, *column.key[1:])) for column in tables.TABLE1[:2]]
+    return [*own, *(tables.Column(f"AMI {each}{where}", (name, each, "ami")) for each in scored)]
+
+
+_OF_COLUMNS = (
+    "AMI with a further column leaves out images of which the column says nothing. A high AMI with the plate means a batch effect: "
+    "the clusters tell where an image was taken."
+)
+_PROFILES = (
+    "Profiles (crop level): the mean of a site's features over its cells of all splits, since nothing here is fitted on labels; "
+    "TVN and then CORAL per batch on the untreated sites; the median over a treatment's sites; nearest treatment by cosine, of "
+    "another compound (NSC), and of another batch too (NSCB). Plate and batch are told from the untreated sites before the "
+    "correction, cross-validated by well. In the place of raw pixels stand means, deviations, percentiles and correlations of the "
+    "channels; these and the cell counts are standardised by the untreated sites first. Chance is that of a neighbour, or of the "
+    "commonest plate or batch."
+)
+_CROP_LEVEL = (
+    "Profiles are at crop level, of the cells of this study: not to be read beside published figures of whole images. NSC, NSCB: "
+    "the share of treatments whose nearest other one has their mechanism; plate and batch told: the share of control sites whose "
+    "plate or batch a logistic regression tells."
+)
+_OF_PROFILES = (
+    tables.Column("NSC", ("profiles", "moa", "nsc"), note=_CROP_LEVEL),
+    tables.Column("NSCB", ("profiles", "moa", "nscb")),
+    tables.Column("Plate told", ("profiles", "plate", "accuracy")),
+    tables.Column("Batch told", ("profiles", "batch", "accuracy")),
+)
 
 
 def _of_labels(base: str, title: str, detail: str) -> list[tables.Column]:
@@ -81,6 +128,20 @@ _SEEN = {
 }
 
 
+def _of_cells(config: Config) -> list[str]:
+    """How the images of a set of cells were drawn and divided; nothing for other sets."""
+    if config.dataset.removeprefix(MADE).partition(":")[0] not in WITH_COLUMNS:
+        return []
+    if config.group == NO_GROUPS:
+        text = "Splits are drawn cell by cell: cells of one field of view stand on both sides."
+    else:
+        text = f"No {config.group or GROUP} has cells in two splits, where the set tells it."
+    if config.compound:
+        how = {"plates": "as many of each plate as there are treated ones", "any": "drawn from any plate"}[config.controls]
+        text += f" Beside the cells treated with {config.compound} stand as many untreated ones, {how}."
+    return [f"Cells: {text}"]
+
+
 def notes(config: Config, encoders: Sequence[str] = ()) -> list[str]:
     """A sentence on each evaluation that a resolved config asks for: what it saw, and with which settings.
 
@@ -96,11 +157,18 @@ def notes(config: Config, encoders: Sequence[str] = ()) -> list[str]:
         dict.fromkeys(detail for base in ("linear", "knn", "finetune") for detail in asked.get(base, ()) if detail)
     )
     said = {
-        "": [f"Features: {LAYER}; images are only resized, to {config.image_size} px.", *encoders],
+        "": [f"Features: {LAYER}; images are only resized, to {config.image_size} px.", *_of_cells(config), *encoders],
         "kmeans": [
             f"K-means and the silhouette see {_SEEN[config.kmeans_features]}, on the {config.evaluate_on} images; "
-            "K-means starts 10 times, its random state is the run's seed."
+            "K-means starts 10 times, its random state is the run's seed. Validation images are clustered by themselves.",
+            *([_OF_COLUMNS] if config.score else ()),
         ],
+        "dose": [
+            "Dose: K-means with two clusters on the test cells of one concentration and as many untreated ones"
+            + (" of the same plates" if config.controls == "plates" else "")
+            + f", of at least {clustering.FEWEST} cells each; AMI with treated or not."
+        ],
+        "profiles": [_PROFILES],
         "knn": [
             f"k-NN: cosine, k = {config.knn_k}, weights exp(similarity / {config.knn_temperature:g}), neighbours from the "
             "training images."

@@ -149,9 +149,7 @@ def settings(config: Config) -> dict[str, Any]:
     return values
 
 
-_MEASURED = (
-    "pretrained", "dataset", "validation_fraction", "resize", "image_size", "seeds", "precision", "convolution",
-)  # fmt: skip
+_MEASURED = ("pretrained", *config_lib.OF_IMAGES, "image_size", "seeds", "precision", "convolution")
 
 
 def _numbers(config: Config) -> dict[str, Any]:

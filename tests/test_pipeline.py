@@ -498,3 +498,19 @@ def test_programs_that_differ_have_names_that_differ(tiny, field, values):
     names = [p.name for p in pipeline.plan([tiny(**{field: value}) for value in values])]
     assert len(set(names)) == 2
     assert not any("/" in name or "~" in name for name in names)
+
+
+def test_compounds_given_as_a_list_are_told_apart(tiny, one_layer, tmp_path):
+    """Two programs on one data set, of different images: names, baselines and fingerprints of their own."""
+    common = dict(dataset="miniature:bbbc021", cache_dir=str(tmp_path / "cache"), pretrained="random", backbone=one_layer)
+    configs = [tiny(**common, compound=name, evaluations=("kmeans",)) for name in ("nocodazole", "taxol")]
+    study = pipeline.run(configs, tmp_path / "W", stages=("evaluate",), progress=False)
+    ami = {(r["method"], r["compound"]): r["value"] for r in study.results if (r["target"], r["metric"]) == ("label", "ami")}
+    assert set(ami) == {(method, name) for method in ("random", "pixels") for name in ("nocodazole", "taxol")}
+    for program in pipeline.plan(configs):
+        compound = program.config.compound
+        (file,) = (tmp_path / "W" / "artifacts").glob(f"pixels-*-{compound}.npz")
+        test = program.dataset.splits["test"]
+        np.testing.assert_array_equal(np.load(file)["labels"], test.labels)
+        info = json.loads((tmp_path / "W" / "run.json").read_text())
+        assert info["data"][f"miniature:bbbc021 {compound}"] == program.dataset.fingerprint

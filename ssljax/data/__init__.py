@@ -1,29 +1,35 @@
 """Where images come from: one function, `load`, for every source.
 
-`digits` (embedded), `folder:DIR`, `imagenet100:DIR`, `npz:FILE`, or the name of any TensorFlow Datasets image set. NumPy only;
-what reads a source is imported when that source is read.
+`digits` (embedded), `folder:DIR`, `imagenet100:DIR`, `aircraft:DIR`, `npz:FILE`, `bbbc021:DIR`, `crops:FILE`, or the name of any
+TensorFlow Datasets image set; `miniature:` before a name is a small made set in its layout. NumPy only; what reads a source is
+imported when that source is read.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
-from ssljax.data import arrays, digits, folder, imagenet100, tfds_source
-from ssljax.data.build import in_memory, write
-from ssljax.data.cache import fetch, folder_for
-from ssljax.data.source import Request, Source
+from ssljax.data import aircraft, arrays, cells, digits, folder, imagenet100, miniature, tfds_source
+from ssljax.data.build import in_memory, part, write
+from ssljax.data.cache import fetch, folder_for, root_of
+from ssljax.data.source import Request, Source, Subset
 from ssljax.data.splits import Dataset, Split
 from ssljax.errors import UserError
 
-__all__ = ["Dataset", "Split", "load", "superclasses"]
+__all__ = ["Dataset", "Split", "Subset", "load", "part", "superclasses"]
 
 # By what stands before the colon of a name; every other name is a tfds set's.
 SOURCES: dict[str, Callable[[Request], Source]] = {
+    "aircraft": aircraft.source,
+    "bbbc021": cells.bbbc021,
+    "crops": cells.crops,
     "digits": digits.source,
     "folder": folder.source,
     "imagenet100": imagenet100.source,
     "npz": arrays.source,
 }
+WITH_COLUMNS = ("bbbc021", "crops")  # sources that know more of an image than its label
 
 
 def load(
@@ -34,6 +40,9 @@ def load(
     cache_dir: str = "",
     validation_fraction: float = 0.0,
     image_size: int = 0,
+    label: str = "",
+    group: str = "",
+    subset: Subset | None = None,
 ) -> Dataset:
     """Loads a set of images with its splits.
 
@@ -42,7 +51,8 @@ def load(
     plays test; without either, a stratified fifth of train does.
 
     Args:
-      name: `digits`; `folder:DIR`; `imagenet100:DIR`; `npz:FILE`; or a tfds name such as `mnist` or `cifar10:3.0.2`.
+      name: `digits`; `folder:DIR`; `imagenet100:DIR`; `aircraft:DIR`; `npz:FILE`; `bbbc021:DIR`; `crops:FILE`; or a tfds name such
+        as `mnist` or `cifar10:3.0.2`. `miniature:` before one of them is the made set of `miniature.make`, kept beside the cache.
       data_dir: where data lie: the folder that DIR and FILE are relative to, or tfds' data_dir.
       manual_dir: files downloaded by hand, for preparing a tfds set.
       cache_dir: where decoded images are kept; default $SSLJAX_CACHE or ~/.cache/ssljax/data.
@@ -50,6 +60,10 @@ def load(
         same. A validation split of the source takes precedence, unless it plays test.
       image_size: brings the shorter side to this many pixels, antialiased, and cuts the central square;
         0 leaves images as they are.
+      label: the column that is the label, of cells (`bbbc021:`, `crops:`); "" for the compound.
+      group: the column whose values stay together when splits are drawn: all images of a value are held out, or none. "none":
+        images are held out one by one. "" for the field of view of cells, and none of other sets.
+      subset: of cells, a compound's and as many untreated ones, drawn before the splits are; None for all.
 
     Returns:
       The set; images uint8 or uint16 [n, h, w, c], read-only.
@@ -66,17 +80,48 @@ def load(
         raise UserError(f"validation_fraction is {validation_fraction}; expected a number in [0, 1)")
     if image_size < 0:
         raise UserError(f"image_size is {image_size}; expected pixels, or 0 to leave images as they are")
+    if name.startswith(miniature.MADE):
+        made, place = _made(name, cache_dir)
+        found = load(
+            made,
+            data_dir=place,
+            cache_dir=cache_dir,
+            validation_fraction=validation_fraction,
+            image_size=image_size,
+            label=label,
+            group=group,
+            subset=subset,
+        )
+        return found._replace(name=name)
     kind, _, place = name.partition(":")
-    source = SOURCES.get(kind, tfds_source.source)(Request(name, place, data_dir, manual_dir, image_size))
+    if kind not in WITH_COLUMNS and (label or subset):
+        flag, given = ("--label", label) if label else ("--compound", subset.compound if subset else "")
+        raise UserError(
+            f"{flag}: no more is known of the images of {name} than their labels; given {given}, expected none"
+        )
+    request = Request(name, place, data_dir, manual_dir, image_size, label, subset)
+    source = SOURCES.get(kind, tfds_source.source)(request)
     if source.location is None:
-        return _named(in_memory(name, source.open(), validation_fraction))
+        return _named(in_memory(name, source.open(), validation_fraction, group))
 
     def build(new: str) -> dict[str, Any]:
         contents = source.open()
-        return write(new, name, contents, source.identity(), validation_fraction)
+        return write(new, name, contents, source.identity(), validation_fraction, group)
 
-    key = {"location": source.location, "validation_fraction": validation_fraction, "image_size": image_size}
+    key: dict[str, Any] = {
+        "location": source.location,
+        "validation_fraction": validation_fraction,
+        "image_size": image_size,
+    }
+    if label or group or subset:
+        key |= {"label": label, "group": group, "subset": subset}
     return _named(fetch(folder_for(cache_dir, name, key), name, source.identity, build))
+
+
+def _made(name: str, cache_dir: str) -> tuple[str, str]:
+    """The name of a miniature's set and the folder that it is in, made at the first call."""
+    place = os.path.join(root_of(cache_dir), f"miniatures-{miniature.EDITION}")
+    return miniature.make(name.removeprefix(miniature.MADE), place), place
 
 
 def _named(dataset: Dataset) -> Dataset:
@@ -88,17 +133,22 @@ def _named(dataset: Dataset) -> Dataset:
 
 
 @functools.cache
-def superclasses(name: str, feature: str, *, data_dir: str = "", manual_dir: str = "") -> dict[str, str]:
+def superclasses(
+    name: str, feature: str, *, data_dir: str = "", manual_dir: str = "", cache_dir: str = ""
+) -> dict[str, str]:
     """Which superclass each class of a tfds set belongs to, by a label feature of the set.
 
     Args:
       name: of the set, such as `cifar100`.
       feature: that holds the superclass: `coarse_label`.
-      data_dir, manual_dir: as for `load`.
+      data_dir, manual_dir, cache_dir: as for `load`.
 
     Raises:
       UserError: not a tfds set, no such feature, or a class of two superclasses.
     """
+    if name.startswith(miniature.MADE):
+        made, place = _made(name, cache_dir)
+        return superclasses(made, feature, data_dir=place)
     kind = name.partition(":")[0].lower()
     if kind in SOURCES:
         raise UserError(f"data set '{name}': {kind} has no label feature '{feature}'; expected a tfds set")

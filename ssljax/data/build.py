@@ -12,65 +12,152 @@ from typing import Any
 
 import numpy as np
 
-from ssljax.data.cache import CHUNK, FORMAT, NpyWriter, check_room, chunks, digest, record, writing
+from ssljax.data.cache import (
+    CHUNK,
+    FORMAT,
+    NpyWriter,
+    check_room,
+    chunks,
+    content_of_columns,
+    digest,
+    record,
+    record_columns,
+    writing,
+)
 from ssljax.data.source import Contents, Stream
-from ssljax.data.splits import Dataset, Split, plan
-from ssljax.errors import UserError
+from ssljax.data.splits import Dataset, Split, plan, some
+from ssljax.errors import UserError, unknown
 
 # Reading that is over sooner shows no progress bar.
 _PATIENCE_SECONDS = 2
+_NAMED = 5  # classes named in a line
 
 
-def in_memory(name: str, contents: Contents, validation_fraction: float) -> Dataset:
+NO_GROUPS = "none"  # as `--group`: images are held out one by one
+
+
+def in_memory(name: str, contents: Contents, validation_fraction: float, group: str = "") -> Dataset:
     """A small set, without a cache: all splits in memory, read-only."""
     read: dict[str, Split] = {}
     for split, stream in _streams(contents).items():
         blocks = list(stream.read())
         known = [labels for _, labels in blocks if labels is not None]
         images = np.concatenate([images for images, _ in blocks])
-        read[split] = Split(images, np.concatenate(known) if known else None)
+        read[split] = Split(images, np.concatenate(known) if known else None, stream.columns())
     sizes = {split: len(data.images) for split, data in read.items()}
     targets = {split: data.labels for split, data in read.items()}
     splits: dict[str, Split] = {}
-    for split, (origin, rows) in plan(sizes, targets, validation_fraction, name).items():
-        chosen = slice(None) if rows is None else rows
-        images, labels = read[origin]
-        part = Split(images[chosen], None if labels is None else labels[chosen])
-        for array in part:
+    groups = _groups(name, group or contents.group, read["train"].columns)
+    for split, (origin, rows) in plan(sizes, targets, validation_fraction, name, groups).items():
+        splits[split] = read[origin] if rows is None else read[origin].rows(rows)
+    return _described(name, splits, contents.class_names)
+
+
+def part(dataset: Dataset, most: int) -> Dataset:
+    """A data set of at most so many images of each split: stratified parts, always the same, copied into memory.
+
+    Images are drawn regardless of their labels where these are many an image, or of more classes than `most`.
+
+    Args:
+      dataset: what is chosen from.
+      most: images of a split; 0 for all.
+
+    Returns:
+      The part, with the mean, deviation and fingerprint of what is in it; `dataset` itself where nothing is left out.
+    """
+    if not most or all(len(split.images) <= most for split in dataset.splits.values()):
+        return dataset
+    splits: dict[str, Split] = {}
+    for name, split in dataset.splits.items():
+        size, labels = len(split.images), split.labels
+        if size > most:
+            classes = None if labels is None or labels.ndim > 1 or len(np.unique(labels)) > most else labels
+            split = split.rows(some(size, classes, most))
+        splits[name] = split
+    return _described(dataset.name, splits, dataset.class_names)
+
+
+def _described(name: str, splits: dict[str, Split], class_names: tuple[str, ...] | None) -> Dataset:
+    """The set of these splits, which are made read-only, with what is measured on them."""
+    for split in splits.values():
+        for array in (split.images, split.labels, *split.columns.values()):
             if array is not None:
                 array.flags.writeable = False
-        splits[split] = part
     digests = {
-        split: [array if array is None else content_of(array) for array in part] for split, part in splits.items()
+        name: [
+            content_of(split.images),
+            split.labels if split.labels is None else content_of(split.labels),
+            *([content_of_columns(split.columns)] if split.columns else []),
+        ]
+        for name, split in splits.items()
     }
     mean, std = channel_statistics(splits["train"].images)
-    return Dataset(name, splits, contents.class_names, mean, std, fingerprint(digests, contents.class_names))
+    return Dataset(name, splits, class_names, mean, std, fingerprint(digests, class_names))
+
+
+def _groups(name: str, group: str, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The group of each image; None where images stand for themselves.
+
+    Raises:
+      UserError: a column that the images do not have.
+    """
+    if not group or group == NO_GROUPS:
+        return None
+    if not columns:
+        raise UserError(
+            f"--group: nothing is known of the images of {name} but their labels, given {group}; expected none"
+        )
+    if group not in columns:
+        raise unknown("column", group, [*columns, NO_GROUPS], "--group")
+    return columns[group]
 
 
 def write(
-    folder: str, name: str, contents: Contents, identity: dict[str, Any], validation_fraction: float
+    folder: str,
+    name: str,
+    contents: Contents,
+    identity: dict[str, Any],
+    validation_fraction: float,
+    group: str = "",
 ) -> dict[str, Any]:
-    """Writes a set into `folder`, two .npy files a split, and returns the manifest's content.
+    """Writes a set into `folder`, two .npy files a split and one .npz of its columns, and returns the manifest's content.
+
+    Args:
+      folder: new and empty.
+      name: the data set.
+      contents: the opened source.
+      identity: the source's.
+      validation_fraction: see `plan`.
+      group: the column whose values are kept together; `NO_GROUPS` for none, "" for the source's own choice.
 
     Raises:
-      UserError: a split without a sound image, splits that differ in shape, or a folder that cannot be
+      UserError: a split without a sound image, splits that differ in shape, a group that is no column, or a folder that cannot be
         written to.
     """
     sizes, labels = _write_streams(folder, name, contents, validation_fraction)
+    columns = {split: stream.columns() for split, stream in _streams(contents).items()}
     files: dict[str, dict[str, Any]] = {}
-    parts = plan(sizes, labels, validation_fraction, name)
+    groups = _groups(name, group or contents.group, columns["train"])
+    parts = plan(sizes, labels, validation_fraction, name, groups)
     with writing(folder):
         for split, (origin, rows) in parts.items():
-            files[split] = _write_split(folder, split, origin, rows, labels[origin])
+            files[split] = _write_split(folder, split, origin, rows, labels[origin], columns[origin])
         for origin in sizes:
             if os.path.exists(_raw(folder, origin)):
                 os.remove(_raw(folder, origin))
     train = np.load(os.path.join(folder, files["train"]["images"]["file"]), mmap_mode="r")
     mean, std = channel_statistics(train)
     digests = {
-        split: [entry and [entry["dtype"], entry["shape"], entry["sha256"]] for entry in pair.values()]
-        for split, pair in files.items()
+        split: [
+            *(
+                parts[kind] and [parts[kind][of] for of in ("dtype", "shape", "sha256")]
+                for kind in ("images", "labels")
+            ),
+            *([parts["columns"]["sha256"]] if parts["columns"] else []),
+        ]
+        for split, parts in files.items()
     }
+    lost = [] if groups is None else _without(name, parts, groups, labels["train"], contents.class_names)
     return {
         "format": FORMAT,
         "name": name,
@@ -79,7 +166,7 @@ def write(
         "mean": mean,
         "std": std,
         "fingerprint": fingerprint(digests, contents.class_names),
-        "notes": contents.notes(),
+        "notes": [*contents.notes(), *lost],
         "splits": files,
     }
 
@@ -140,7 +227,12 @@ def _raw(folder: str, split: str) -> str:
 
 
 def _write_split(
-    folder: str, split: str, origin: str, indices: np.ndarray | None, labels: np.ndarray | None
+    folder: str,
+    split: str,
+    origin: str,
+    indices: np.ndarray | None,
+    labels: np.ndarray | None,
+    columns: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     path = os.path.join(folder, f"{split}.images.npy")
     if indices is None:
@@ -152,12 +244,40 @@ def _write_split(
         for start in range(0, len(indices), rows):
             writer.append(images[indices[start : start + rows]])
         writer.close()
-    files: dict[str, Any] = {"images": record(path), "labels": None}
+    files: dict[str, Any] = {"images": record(path), "labels": None, "columns": None}
     if labels is not None:
         path = os.path.join(folder, f"{split}.labels.npy")
         np.save(path, labels if indices is None else labels[indices])
         files["labels"] = record(path)
+    if columns:
+        path = os.path.join(folder, f"{split}.columns.npz")
+        held = {name: column if indices is None else column[indices] for name, column in columns.items()}
+        np.savez_compressed(path, *held.values())
+        files["columns"] = record_columns(path, held)
     return files
+
+
+def _without(
+    name: str,
+    parts: Mapping[str, tuple[str, np.ndarray | None]],
+    groups: np.ndarray,
+    labels: np.ndarray | None,
+    class_names: tuple[str, ...] | None,
+) -> list[str]:
+    """A line for each split that came to be one group alone, or lacks a class of the images it was drawn from."""
+    lines = []
+    for split, (_, rows) in parts.items():
+        if rows is None:
+            continue
+        if len(np.unique(groups[rows])) == 1:
+            lines.append(f"{name}: all {len(rows)} images of {split} are of one group, {groups[rows[0]]}")
+        if labels is None or labels.ndim > 1:
+            continue
+        if len(missing := np.setdiff1d(labels, labels[rows])):
+            named = ", ".join(class_names[i] if class_names else str(i) for i in missing[:_NAMED])
+            count = f"{len(missing)} classes whose images" if len(missing) > 1 else "a class whose images"
+            lines.append(f"{name}: {split} has none of {count} stand in few groups: {named}")
+    return lines
 
 
 def _streams(contents: Contents) -> dict[str, Stream]:

@@ -1,11 +1,12 @@
 """Decoded images on disk: written once, read back by memory map, rebuilt whenever in doubt.
 
-One folder a set (and validation fraction and image size) holds an .npy file for the images and one for the
-labels of each split, and `manifest.json`, which is written last. A start without decoding needs all of:
+One folder a set (and validation fraction, image size and whatever else chooses its images) holds an .npy file for the
+images and one for the labels of each split, an .npz of its columns where there are any, and `manifest.json`, which is
+written last. A start without decoding needs all of:
 
 * a manifest of this format whose own checksum is right, made from files that still have the paths, sizes
   and modification times that the source has now;
-* .npy files whose size, shape and dtype are the recorded ones. Where a file's modification time is not the
+* files whose size, shape and dtype are the recorded ones. Where a file's modification time is not the
   recorded one either (it was copied, or written to), its whole sha256 must be right. A multi-gigabyte set
   that nobody touched is thus not hashed at each start.
 
@@ -22,7 +23,9 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +36,7 @@ from ssljax.errors import UserError
 _log = logging.getLogger(__name__)
 
 # Raise whenever the files, the manifest or the decoding change.
-FORMAT = 1
+FORMAT = 3
 MANIFEST = "manifest.json"
 # Bytes hashed, copied or summed at a time.
 CHUNK = 1 << 24
@@ -43,17 +46,17 @@ class Unfit(Exception):
     """The cache cannot be used; the message says why."""
 
 
-def default_dir() -> str:
-    """$SSLJAX_CACHE, or ~/.cache/ssljax/data."""
-    return os.environ.get("SSLJAX_CACHE") or os.path.join("~", ".cache", "ssljax", "data")
+def root_of(cache_dir: str) -> str:
+    """The folder of all sets: the one given, else $SSLJAX_CACHE, else ~/.cache/ssljax/data."""
+    default = os.environ.get("SSLJAX_CACHE") or os.path.join("~", ".cache", "ssljax", "data")
+    return os.path.abspath(os.path.expanduser(cache_dir or default))
 
 
 def folder_for(cache_dir: str, name: str, key: dict[str, Any]) -> str:
     """The folder of one set: readable name first, then a hash of everything that tells it from others."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     readable = re.sub(r"[^\w.-]", "-", os.path.basename(name.rstrip("/")))[:40]
-    root = os.path.abspath(os.path.expanduser(cache_dir or default_dir()))
-    return os.path.join(root, f"{readable}-{digest}")
+    return os.path.join(root_of(cache_dir), f"{readable}-{digest}")
 
 
 def fetch(
@@ -136,12 +139,25 @@ def read(folder: str, name: str, identity: dict[str, Any]) -> Dataset:
         if content["identity"] != identity:
             raise Unfit("source changed")
         splits = {
-            split: Split(*(files[part] and _opened(folder, files[part]) for part in ("images", "labels")))
+            split: Split(
+                _opened(folder, files["images"]),
+                files["labels"] and _opened(folder, files["labels"]),
+                _columns(folder, files["columns"]) if files["columns"] else {},
+            )
             for split, files in content["splits"].items()
         }
     except FileNotFoundError as error:
         raise Unfit("none yet" if not os.path.isdir(folder) else f"no {error.filename}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise Unfit(f"unreadable: {error}") from error
     for note in content["notes"]:
         _log.warning(note)
@@ -161,6 +177,17 @@ def record(path: str) -> dict[str, Any]:
         "mtime_ns": stat.st_mtime_ns,
         "sha256": digest(array),
     }
+
+
+def record_columns(path: str, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the manifest keeps of an .npz file of columns: its name, theirs in its order, the sha256 of what is in it."""
+    return {"file": os.path.basename(path), "names": list(columns), "sha256": content_of_columns(columns)}
+
+
+def content_of_columns(columns: Mapping[str, np.ndarray]) -> str:
+    """sha256 (hex) over names and values of columns, text [n] each, in any order."""
+    held = [[name, np.asarray(columns[name]).tolist()] for name in sorted(columns)]
+    return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
 
 def digest(array: np.ndarray) -> str:
@@ -246,6 +273,17 @@ def _locked(folder: str, name: str) -> Iterator[None]:
 
 def _checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _columns(folder: str, expected: dict[str, Any]) -> dict[str, np.ndarray]:
+    path = os.path.join(folder, expected["file"])
+    with np.load(path, allow_pickle=False) as archive:
+        columns = {name: archive[key] for name, key in zip(expected["names"], archive.files, strict=True)}
+    for column in columns.values():
+        column.flags.writeable = False
+    if content_of_columns(columns) != expected["sha256"]:  # little beside the images: hashed at each start
+        raise Unfit(f"{expected['file']} was changed")
+    return columns
 
 
 def _opened(folder: str, expected: dict[str, Any]) -> np.ndarray:

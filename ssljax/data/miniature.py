@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ssljax.data import aircraft, imagenet100
+from ssljax.data import aircraft, imagenet100, miniature_cells
 from ssljax.data.pictures import Picture, draw, encoded, random_of
 from ssljax.data.source import Request
 from ssljax.data.splits import some
@@ -58,8 +58,10 @@ def here(name: str, data_dir: str) -> bool:
     path = os.path.expanduser(os.path.join(data_dir, place))
     if kind == "digits":
         return True
-    if kind in ("folder", "npz"):
+    if kind in ("folder", "npz", "crops"):
         return os.path.exists(path)
+    if kind == "bbbc021":
+        return bool(place or data_dir) and os.path.isfile(os.path.join(path, "crops.csv"))
     if kind == "imagenet100":
         return os.path.isdir(os.path.join(path, "train"))
     if kind == "aircraft":
@@ -74,28 +76,33 @@ def here(name: str, data_dir: str) -> bool:
 def make(name: str, folder: str | Path) -> str:
     """Writes a miniature of a data set, unless it is there: 512 training images of its first ten classes, 128 of other splits.
 
+    Of BBBC021 it is 1,300 cells of six compounds at eight concentrations and of untreated wells.
+
     The same name always makes the same images. The folder of a set appears whole or not at all.
 
     Args:
-      name: a tfds set of images, `imagenet100:DIR` or `aircraft:DIR`; `digits` are embedded, and small as they are.
+      name: a tfds set of images, `imagenet100:DIR`, `aircraft:DIR` or `bbbc021:DIR`; `digits` are embedded, and small as they are.
       folder: to be the `data_dir` of the set.
 
     Returns:
       The name to load it by from `folder`.
 
     Raises:
-      UserError: a name of no set, a set that is only its files (`folder:`, `npz:`), or a folder that cannot be written to.
+      UserError: a name of no set, a set that is only its files (`folder:`, `npz:`, `crops:`), or a folder that cannot be written.
     """
     kind = name.partition(":")[0]
     if kind == "digits":
         return name
-    if kind in ("folder", "npz"):
+    if kind in ("folder", "npz", "crops"):
         raise UserError(
             f"data set '{name}': its layout is its files'; a miniature stands in for sets with a layout of their own"
         )
     if kind == "imagenet100":
         _once(Path(folder) / "imagenet100", _imagenet100)
         return "imagenet100:imagenet100"
+    if kind == "bbbc021":
+        _once(Path(folder) / "bbbc021", miniature_cells.write)
+        return "bbbc021:bbbc021"
     if kind == "aircraft":
         _once(Path(folder) / aircraft.FOLDER, _aircraft)
         return f"aircraft:{aircraft.FOLDER}"

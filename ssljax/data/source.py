@@ -1,12 +1,29 @@
 """What a source of images hands over, before anything is cached: `Request` in, `Source` out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# Images [b, h, w, c] and their labels int32 [b] (None when the split has none).
+# Images [b, h, w, c] and their labels int32 [b] or int8 [b, n_classes], as `splits.Split` has them (None when the split has none).
 Block = tuple[np.ndarray, np.ndarray | None]
+
+
+class Subset(NamedTuple):
+    """Which cells of a set of treated and untreated ones are used: a compound's, and as many untreated.
+
+    Attributes:
+      compound: its name, upper or lower case.
+      concentrations: how many of its highest concentrations; 0 for all.
+      controls: where the untreated cells come from: "plates", the treated ones, as many of each plate as there are treated cells
+        of it, or "any".
+      most: cells in all, treated and untreated; 0 for as many as there are.
+    """
+
+    compound: str
+    concentrations: int = 4  # the papers'
+    controls: str = "plates"
+    most: int = 0
 
 
 class Request(NamedTuple):
@@ -18,6 +35,8 @@ class Request(NamedTuple):
       data_dir: where data lie; empty for the source's default.
       manual_dir: files downloaded by hand (tfds only).
       image_size: side in pixels that images are brought to; 0 leaves them as they are.
+      label: the column that is the label; "" for the source's own choice.
+      subset: of cells; None for all.
     """
 
     name: str
@@ -25,6 +44,8 @@ class Request(NamedTuple):
     data_dir: str
     manual_dir: str
     image_size: int
+    label: str = ""
+    subset: Subset | None = None
 
 
 class Stream(NamedTuple):
@@ -34,11 +55,13 @@ class Stream(NamedTuple):
       size: number of records, for the progress bar; some of them may turn out to be broken.
       labelled: whether `read` gives labels.
       read: yields the split once, in order, in blocks.
+      columns: what else is known of each image that was read, name -> text [n]; call it after `read` has ended.
     """
 
     size: int
     labelled: bool
     read: Callable[[], Iterator[Block]]
+    columns: Callable[[], Mapping[str, np.ndarray]] = dict
 
 
 class Contents(NamedTuple):
@@ -48,11 +71,13 @@ class Contents(NamedTuple):
       streams: of "train", "validation" and "test", those that the source has.
       class_names: the name of each label, or None.
       notes: what the reading met that the user should know; call it after the last stream is read.
+      group: the column whose values are kept together where splits are drawn, unless the user says otherwise; "" for none.
     """
 
     streams: dict[str, Stream]
     class_names: tuple[str, ...] | None
     notes: Callable[[], list[str]]
+    group: str = ""
 
 
 class Source(NamedTuple):

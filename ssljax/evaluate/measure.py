@@ -4,7 +4,7 @@ The k-NN normalises its features to unit length (the measure is a cosine); K-mea
 the features as they are unless told otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -127,8 +127,9 @@ def clustering_measurements(
     normalize: Normalize = "none",
     evaluation: str = "kmeans",
     target: str = "label",
+    columns: Mapping[str, ArrayLike] | None = None,
 ) -> tuple[list[Measurement], Clustering]:
-    """Rows for K-means on a representation: ami, silhouette, and ami against shuffled labels.
+    """Rows for K-means on a representation: ami, silhouette, ami against further columns and against shuffled labels.
 
     The shuffled row (its target is "shuffled") is the same clusters against the labels permuted by
     `random_state`: what the score gives by chance. Without labels there is only the silhouette.
@@ -141,19 +142,28 @@ def clustering_measurements(
       normalize: "none" clusters the features as they are, "l2" on the unit sphere.
       evaluation: "kmeans", or "kmeans@k4" to tell several apart.
       target: the label column scored against.
+      columns: name -> text [n], also scored against, each the target of a row. An image whose text is empty is left out; a column
+        that is the same for all has no row.
 
     Returns:
       The rows, and the clustering they describe.
     """
     points = normalized(feature_matrix(features, evaluation), normalize)
     clusters = kmeans(points, n_clusters, random_state=random_state)
-    rows = []
+    rows = [
+        Measurement(evaluation, name, "ami", adjusted_mutual_information(codes, clusters.assignment[known]))
+        for name, column in (columns or {}).items()
+        for known in [np.asarray(column) != ""]
+        for values, codes in [np.unique(np.asarray(column)[known], return_inverse=True)]
+        if len(values) > 1
+    ]
     if labels is not None:
         truth = label_vector(labels, len(points), evaluation)
         shuffled = np.random.default_rng(random_state).permutation(truth)
-        rows = [
+        ours, chance = (
             Measurement(evaluation, name, "ami", adjusted_mutual_information(against, clusters.assignment))
             for name, against in ((target, truth), ("shuffled", shuffled))
-        ]
+        )
+        rows = [ours, *rows, chance]
     rows.append(Measurement(evaluation, target, "silhouette", silhouette(points, clusters.assignment)))
     return rows, clusters

@@ -13,18 +13,28 @@ from numpy.typing import NDArray
 from ssljax.evaluate.results import program_of, write_csv
 from ssljax.report import figures, frame
 from ssljax.report.workdir import Workdir
-from ssljax.study.convergence import CONVERGED, LEVELS, MARKED, NAME, SHOWN, SOLVERS, steps_to
+from ssljax.study.convergence import (
+    COMPARED,
+    CONVERGED,
+    LEVELS,
+    MARKED,
+    NAME,
+    SHOWN,
+    SOLVERS,
+    TITLES,
+    level_text,
+    steps_to,
+)
 
 HEADING = "Convergence of the pseudo-labels"
 FLAT = 0.95  # share of the highest entropy from which scores are called flat (our choice)
 _FLOOR = 1e-20  # below it float64 leaves nothing but rounding (our choice)
-_COMPARED = LEVELS[1]
 
 # The paper's blue and yellow, as in Paul Tol's "vibrant" scheme.
 _LOOK = {
-    "mira": dict(color="#0077BB", label="MIRA"),
-    "sinkhorn": dict(color="#EE7733", label="Sinkhorn-Knopp"),
-    "mira_accelerated": dict(color="#33BBEE", label="MIRA, accelerated", linestyle="--"),
+    "mira": dict(color="#0077BB"),
+    "sinkhorn": dict(color="#EE7733"),
+    "mira_accelerated": dict(color="#33BBEE", linestyle="--"),
 }
 _MARKS = {MARKED[0]: "SwAV's", MARKED[1]: "MIRA's"}
 
@@ -94,7 +104,7 @@ def _flatness(study: Workdir, program: str, solver: str) -> float:
 
 def sentences(shown: Sequence[Shown]) -> list[tuple[str, str]]:
     """What the curves say, as (lead, text): which solver is faster and where, then each program, then the paper's claim."""
-    steps = [{name: steps_to(curve, _COMPARED) or math.inf for name, curve in one.mean.items()} for one in shown]
+    steps = [{name: steps_to(curve, COMPARED) or math.inf for name, curve in one.mean.items()} for one in shown]
     faster = [one.title for one, own in zip(shown, steps) if own["mira"] < own["sinkhorn"]]
     slower = [one.title for one, own in zip(shown, steps) if own["mira"] > own["sinkhorn"]]
     equal = [one.title for one, own in zip(shown, steps) if own["mira"] == own["sinkhorn"]]
@@ -108,9 +118,9 @@ def sentences(shown: Sequence[Shown]) -> list[tuple[str, str]]:
         if names
     ]
     said = ", ".join(parts)
-    found = [("Measured:", f"{said[0].upper()}{said[1:]} (steps to an error of {_COMPARED:.0e}).")]
+    found = [("Measured:", f"{said[0].upper()}{said[1:]} (steps to an error of {level_text(COMPARED)}).")]
     for one in shown:
-        ways = [f"{_LOOK[name]['label']} {_steps(curve)}" for name, curve in one.mean.items()]
+        ways = [f"{TITLES[name]} {_steps(curve)}" for name, curve in one.mean.items()]
         text = (
             f"{'; '.join(ways)}. After {MARKED[1]} steps MIRA's error is {one.mean['mira'][MARKED[1] - 1]:.1e}, after "
         )
@@ -132,9 +142,9 @@ def _flat(flatness: Mapping[str, float]) -> str:
 
 
 def _steps(curve: NDArray[np.float64]) -> str:
-    """ "4, 9 and 14 steps to 1e-03, 1e-06 and 1e-09" of a curve."""
+    """ "4, 9 and 14 steps to 1e-3, 1e-6 and 1e-9" of a curve."""
     each = [str(steps_to(curve, level) or f"more than {SHOWN}") for level in LEVELS]
-    levels = [f"{level:.0e}" for level in LEVELS]
+    levels = list(map(level_text, LEVELS))
     return f"{', '.join(each[:-1])} and {each[-1]} steps to {', '.join(levels[:-1])} and {levels[-1]}"
 
 
@@ -164,7 +174,7 @@ def convergence_figure(path: Path, shown: Sequence[Shown]) -> Path:
 def _panel(axis: Axes, one: Shown) -> None:
     steps = np.arange(1, SHOWN + 1)
     for number, (name, mean) in enumerate(one.mean.items()):
-        look = _LOOK[name]
+        look = {**_LOOK[name], "label": TITLES[name]}
         for curve in one.errors[:, number] if len(one.errors) > 1 else ():
             axis.semilogy(steps, _above_floor(curve), color=look["color"], linewidth=0.5, alpha=0.5)
         axis.semilogy(steps, _above_floor(mean), linewidth=1.8, **look)

@@ -1,8 +1,10 @@
 """The figures of a report, each written as one PNG: representations, views, clusters, losses, classes."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -16,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ssljax.report.display import display_image, stretch
+
 # Paul Tol's "muted" scheme, made for colour-blind readers, with a dark grey for the tenth class.
 COLORS = (
     *("#332288", "#CC6677", "#117733", "#88CCEE", "#DDAA33", "#882255", "#44AA99", "#999933", "#AA4499"),
@@ -23,8 +27,10 @@ COLORS = (
 )
 MARKERS = "os^Dv<>PX*"
 TSNE_POINTS = 1500  # enough to show the clusters; a panel then takes some 5 s on one core (our choice)
+COLUMNS_SHOWN = 3  # beside label and cluster (our choice)
 CLASSES_SHOWN = 20  # a point plot with more rows than this is not read (our choice)
 _DPI = 150
+_TITLE = 38  # characters in a line above a panel of the t-SNE figure, which then does not touch the next
 STYLE: Any = {  # Any: matplotlib's stubs want each key as a literal
     "font.size": 9,
     "axes.titlesize": 10,
@@ -36,12 +42,21 @@ STYLE: Any = {  # Any: matplotlib's stubs want each key as a literal
 
 
 class Panel(NamedTuple):
-    """One representation in the t-SNE figure: features [n, d], labels [n] or None, clusters [n]."""
+    """One representation in the t-SNE figure.
+
+    Attributes:
+      title: above it.
+      features: [n, d].
+      labels: [n], or None.
+      clusters: [n].
+      columns: what else points are coloured by: name -> text [n].
+    """
 
     title: str
     features: NDArray[np.floating]
     labels: NDArray[np.integer] | None
     clusters: NDArray[np.integer]
+    columns: Mapping[str, NDArray[np.str_]] = MappingProxyType({})
 
 
 def tsne_figure(
@@ -50,36 +65,62 @@ def tsne_figure(
     class_names: Sequence[str],
     random_state: int = 0,
 ) -> Path:
-    """t-SNE of each panel's features side by side: coloured by label above, by K-means cluster below.
+    """t-SNE of each panel's features side by side: coloured by label above, by each further column, by K-means cluster below.
 
-    At most 1500 points of each panel, drawn with `random_state`. Without labels there is only the lower row.
+    At most 1500 points of each panel, drawn with `random_state`, and the first three columns. Without labels there is no upper row.
     """
     labelled = any(panel.labels is not None for panel in panels)
+    columns = list(dict.fromkeys(name for panel in panels for name in panel.columns))[:COLUMNS_SHOWN]
+    names = {column: _values_of(panels, column) for column in columns}
+    lines = [*(["label"] if labelled else []), *columns, "K-means cluster"]
     with plt.rc_context(STYLE):
-        size = (3.1 * len(panels) + 0.2, 3.2 * (1 + labelled))
-        shape = (1 + labelled, len(panels))
-        figure, axes = plt.subplots(*shape, squeeze=False, figsize=size, layout="constrained")
+        size = (3.1 * len(panels) + 0.2, 3.2 * len(lines))
+        figure, axes = plt.subplots(len(lines), len(panels), squeeze=False, figsize=size, layout="constrained")
         for column, panel in enumerate(panels):
             chosen = np.arange(len(panel.features))
             if len(chosen) > TSNE_POINTS:
                 rng = np.random.default_rng(random_state)
                 chosen = np.sort(rng.choice(len(chosen), TSNE_POINTS, replace=False))
             points = _tsne(np.asarray(panel.features, dtype=np.float32)[chosen], random_state)
-            axes[0, column].set_title(panel.title)
+            axes[0, column].set_title("\n".join(textwrap.fill(line, _TITLE) for line in panel.title.splitlines()))
             if labelled:
                 classes = None if panel.labels is None else np.asarray(panel.labels)[chosen]
                 _scatter_classes(axes[0, column], points, classes, class_names)
+            for line, (name, values) in enumerate(names.items(), start=int(labelled)):
+                codes = np.searchsorted(values.sorted, panel.columns[name][chosen]) if name in panel.columns else None
+                ranks = None if codes is None else values.ranks[codes]
+                _scatter_classes(axes[line, column], points, ranks, values.names, values.colors)
             _scatter_clusters(axes[-1, column], points, np.asarray(panel.clusters)[chosen])
             for axis in axes[:, column]:
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set(visible=True, color="#cccccc")
-        if labelled:
-            axes[0, 0].set_ylabel("coloured by label")
-        axes[-1, 0].set_ylabel("coloured by K-means cluster")
-        if labelled and _names_need_legend(class_names):
-            entries, names = axes[0, 0].get_legend_handles_labels()
-            figure.legend(entries, names, loc="outside lower center", ncols=min(6, len(names)))
+        for line, name in enumerate(lines):
+            axes[line, 0].set_ylabel(f"coloured by {name}")
+            shown = names[name].names if name in names else class_names if name == "label" else ()
+            entries, texts = axes[line, 0].get_legend_handles_labels()
+            if entries and (_names_need_legend(shown) or (name in names and len(shown) <= CLASSES_SHOWN)):
+                axes[line, -1].legend(entries, texts, loc="center left", bbox_to_anchor=(1.02, 0.5), markerscale=1.5)
         return save(figure, path)
+
+
+class _Values(NamedTuple):
+    """The texts of a column in the order of the alphabet, the place of each among `names`, and the colours of these."""
+
+    sorted: NDArray[np.str_]
+    ranks: NDArray[np.integer]
+    names: list[str]
+    colors: Sequence[Any] | None
+
+
+def _values_of(panels: Sequence[Panel], column: str) -> _Values:
+    """All values of a column; numbers are in their order, with colours that say so."""
+    found = np.unique(np.concatenate([panel.columns[column] for panel in panels if column in panel.columns]))
+    try:
+        order = np.argsort(found.astype(float), kind="stable")
+        colors = list(plt.get_cmap("viridis")(np.linspace(0, 0.95, len(found))))
+    except ValueError:
+        order, colors = np.arange(len(found)), None
+    return _Values(found, np.argsort(order), [name or "unknown" for name in found[order].tolist()], colors)
 
 
 def _tsne(features: NDArray[np.floating], random_state: int) -> NDArray[np.floating] | None:
@@ -112,16 +153,17 @@ def _scatter_classes(
     points: NDArray[np.floating] | None,
     labels: NDArray[np.integer] | None,
     class_names: Sequence[str],
+    colors: Sequence[Any] | None = None,
 ) -> None:
     if points is None or labels is None:
         _say(axis, "no labels" if labels is None else "nothing to lay out")
         return
-    short = max(map(len, class_names), default=0) <= 2
+    short = colors is None and max(map(len, class_names), default=0) <= 2
     for index, name in enumerate(class_names):
         own = points[labels == index]
         marker = f"${name}$" if short and name.isalnum() else MARKERS[index % len(MARKERS)]
         size = (22 if len(points) <= 600 else 12) if short else 9
-        color = _class_color(index, len(class_names))
+        color = _class_color(index, len(class_names)) if colors is None else colors[index]
         axis.scatter(own[:, 0], own[:, 1], s=size, marker=marker, color=color, linewidths=0.2, label=name)
 
 
@@ -144,26 +186,6 @@ def _say(axis: Axes, text: str) -> None:
     axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color="#777777")
 
 
-def display_image(image: NDArray[Any]) -> NDArray[np.floating]:
-    """Any image [h, w, c] as RGB in [0, 1] for people to look at.
-
-    Whole numbers are divided by the greatest of their type. One channel is grey; two are orange and blue, which every
-    reader tells apart; of
-    more than three the first three are shown.
-    """
-    pixels = np.asarray(image)
-    whole = np.issubdtype(pixels.dtype, np.integer)
-    pixels = pixels / np.iinfo(pixels.dtype).max if whole else pixels.astype(np.float64)
-    pixels = np.clip(np.nan_to_num(pixels), 0, 1)
-    channels = pixels.shape[-1]
-    if channels == 1:
-        return np.repeat(pixels, 3, axis=-1)
-    if channels == 2:
-        # Two colours that add up to white, so that equal channels look grey.
-        return pixels @ np.array([[1.0, 0.6, 0.1], [0.0, 0.4, 0.9]])
-    return pixels[..., :3]
-
-
 def views_sheet(
     path: str | os.PathLike[str],
     originals: NDArray[Any],
@@ -181,7 +203,8 @@ def views_sheet(
     """
     n, v = views.shape[:2]
     heads = ["original", *(heads or (f"view {i + 1}" for i in range(v)))]
-    rows = [[originals[i], *views[i]] for i in range(n)]
+    visible = stretch(originals)
+    rows = [[visible(image) for image in (originals[i], *views[i])] for i in range(n)]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(0.85 * (v + 1) + 0.3, 0.85 * n + 0.7), layout="constrained")
         _mosaic(axis, rows)
@@ -213,7 +236,8 @@ def cluster_sheet(
       class_names: by label.
       title: what is shown.
     """
-    rows = [[images[i] if i >= 0 else None for i in row] for row in nearest]
+    visible = stretch(images[nearest[nearest >= 0]])
+    rows = [[visible(images[i]) if i >= 0 else None for i in row] for row in nearest]
     heads = []
     for cluster in range(len(nearest)):
         own = assignment == cluster

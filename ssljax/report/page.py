@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from ssljax.evaluate.clustering import SILHOUETTE_SAMPLE, Clustering, nearest_to_centers
 from ssljax.files import replacing
-from ssljax.report import bias, convergence, figures, frame, tables, words
+from ssljax.report import bias, choice, convergence, dose, figures, frame, tables, words
 from ssljax.report.workdir import Artifact, Workdir, read_workdir
+from ssljax.study import cells
+from ssljax.study.findings import NOT_MEASURED
 
 PANELS = 4  # learned representations side by side before the panels get too small to read (our choice)
 FOLDED = 30  # a table of more rows is folded (our choice)
@@ -99,18 +101,21 @@ def write_page(
         targets=targets,
         study_of=study_of,
     )
-    studied = any(swept[:1])
+    studied, told = any(swept[:1]), _answer(rows)
     sections = [
         *(frame.box(frame.paragraph(text), "warning") for text in warnings),
         *swept[:1],
-        "" if studied and not _compared(rows) else frame.box(_answer(rows)),
+        "" if studied and not _compared(rows) or not told else frame.box(told),
         _diverged(study),
         _table(rows, targets, columns),
+        convergence.section(study, titles),
         *swept[1:-1],
+        choice.section(study, study_of),
+        _of_cells(study),
+        dose.section(study),
         _tsne(study, shown, class_names),
         _views(study, titles),
         _clusters(study, shown, images, class_names),
-        convergence.section(study, titles),
         _losses(study, titles),
         "" if studied else _classes(study, class_names),
         frame.section("How it was measured", frame.bullets([*_FORMULAE, *notes])),
@@ -210,17 +215,19 @@ def _tsne(study: Workdir, shown: Sequence[_Shown], class_names: Sequence[str]) -
             one.label.replace(" (", "\n("),
             one.artifact.features[one.run],
             one.artifact.labels,
-            one.artifact.clusters[one.run],
+            next(iter(one.artifact.clusters.values())).assignment[one.run],
+            one.artifact.columns,
         )
         for one in shown
-        if one.artifact.clusters is not None
+        if one.artifact.clusters
     ]
     if not panels:
         text = "No t-SNE: artifacts/ holds no features with clusters of a run of the table."
         return frame.section(heading, frame.paragraph(text))
     path = figures.tsne_figure(study.path / "figures" / "tsne.png", panels, class_names)
     labelled = any(panel.labels is not None for panel in panels)
-    rows = "Above by label, below by K-means cluster." if labelled else "Coloured by K-means cluster."
+    by = ["label"] * labelled + list(panels[0].columns)[: figures.COLUMNS_SHOWN] + ["K-means cluster"]
+    rows = f"Coloured by {', '.join(by)}, from above." if len(by) > 1 else "Coloured by K-means cluster."
     runs = ", ".join(one.artifact.runs[one.run] for one in shown)
     caption = (
         f"t-SNE of held-out images, one run of each: {runs}. {rows} The number and colour of a cluster mean "
@@ -248,21 +255,35 @@ def _clusters(
     heading, parts = "What the clusters hold", []
     for one in shown:
         artifact = one.artifact
-        if images is None or artifact.clusters is None or artifact.distance is None:
+        if images is None:
             continue
-        assignment, distance = artifact.clusters[one.run], artifact.distance[one.run]
-        no_centers = np.empty((assignment.max() + 1, 0))
-        nearest = nearest_to_centers(Clustering(assignment, no_centers, distance), NEAREST)
-        path = study.path / "figures" / f"clusters_{artifact.program}_{one.row}.png"
         pictures, labels = images[artifact.places], artifact.labels
-        figures.cluster_sheet(path, pictures, nearest, assignment, labels, class_names, one.label)
-        size = "size n, most frequent class and that class's share" if labels is not None else "size n"
-        caption = f"{one.label}: the images nearest each cluster's centre, beside the cluster's {size}."
-        parts.append(frame.figure(path, caption))
+        for detail, found in artifact.clusters.items():
+            assignment, distance = found.assignment[one.run], found.distance[one.run]
+            no_centers = np.empty((assignment.max() + 1, 0))
+            nearest = nearest_to_centers(Clustering(assignment, no_centers, distance), NEAREST)
+            ending = f"_{detail}" if detail else ""
+            path = study.path / "figures" / f"clusters_{artifact.program}_{one.row}{ending}.png"
+            title = f"{one.label}, {detail.replace('k', 'k = ')}" if detail else one.label
+            figures.cluster_sheet(path, pictures, nearest, assignment, labels, class_names, title)
+            size = "size n, most frequent class and that class's share" if labels is not None else "size n"
+            parts.append(
+                frame.figure(path, f"{title}: the images nearest each cluster's centre, beside the cluster's {size}.")
+            )
     if not parts:
         text = "No cluster sheets: K-means was not evaluated, or the images are not at hand."
         return frame.section(heading, frame.paragraph(text))
     return frame.section(heading, frame.columns(parts))
+
+
+def _of_cells(study: Workdir) -> str:
+    """The papers' claims of cells, each with what was measured; "" where nothing was measured of any."""
+    found = cells.findings(study.results)
+    if all(one.verdict == NOT_MEASURED for one in found):
+        return ""
+    lines = [frame.TableRow(f"{one.claim}\n{one.source}", [one.verdict, one.measured]) for one in found]
+    table = frame.table(["Claim", "Verdict", "Measured (difference of the AMI, 95 % interval)"], lines, prose=True)
+    return frame.section("What the papers say of cells", table)
 
 
 def _losses(study: Workdir, titles: Mapping[str, str]) -> str:

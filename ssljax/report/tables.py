@@ -24,10 +24,16 @@ SET_TITLES = {
     "mnist_rotation_crop_flips": "Rotation + crop + flips",
     "mnist_second": "Second set",
 }
-PIXELS, RANDOM, SHUFFLED = "pixels", "random", "shuffled"
+PIXELS, CELL_COUNT, RANDOM, SHUFFLED, CHANCE = "pixels", "cell_count", "random", "shuffled", "chance"
 PRETRAINED = "pretrained"  # the method of an encoder from a file
 NOTHING = "–"  # an empty cell
-BASELINES = {PIXELS: "Raw pixels", RANDOM: "Untrained encoder", SHUFFLED: "Shuffled labels"}
+BASELINES = {
+    PIXELS: "Raw pixels",
+    CELL_COUNT: "Cell count",
+    RANDOM: "Untrained encoder",
+    SHUFFLED: "Shuffled labels",
+    CHANCE: "Chance",
+}
 _METHOD_TITLES = {**BASELINES, PRETRAINED: "Encoder from a file"}
 TARGET_COLUMNS = ("transforms", "method", "backbone", "evaluation", "target", "metric", "value", "source")
 
@@ -124,8 +130,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
       rows: results.csv or per_class.csv as read.
 
     Returns:
-      The learned rows in the order of their first appearance, those of a sweep by its values, then raw pixels, the
-      untrained encoder, and for each data set a row of method "shuffled": the AMI of the learned rows' clusters by chance.
+      The learned rows in the order of their first appearance, those of a sweep by its values, then raw pixels, the number of cells,
+      the untrained encoder, and for each data set a row of method "shuffled", the AMI of the learned rows' clusters by chance, and
+      of "chance", what their profiles would give by chance.
     """
     names = swept_names(rows)
     settings = [setting_of(row, names) for row in rows]
@@ -152,6 +159,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
             shuffled = Setting(SHUFFLED, "", setting.dataset, "")
             against = (row["evaluation"], "label", row["metric"])
             chance.setdefault(shuffled, {}).setdefault(against, []).append(row["value"])
+        if (row["target"], row["metric"]) in _BY_CHANCE and setting.method not in BASELINES:
+            of = (row["evaluation"], row["target"], _BY_CHANCE[row["target"], row["metric"]])
+            pooled_chance = chance.setdefault(Setting(CHANCE, "", setting.dataset, ""), {})
+            pooled_chance.setdefault(of, []).append(row["value"])
     table = [
         Row(setting, {key: stat(by_run.values()) for key, by_run in by_key.items()}, tuple(runs[setting]))
         for setting, by_key in values.items()
@@ -167,6 +178,15 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         return kind, sweeps.index(setting._replace(swept=())), values
 
     return sorted(table, key=place)
+
+
+# Target and metric of a measure's chance, and the metric that it is the chance of.
+_BY_CHANCE = {
+    ("moa", "nsc_chance"): "nsc",
+    ("moa", "nscb_chance"): "nscb",
+    ("plate", "chance"): "accuracy",
+    ("batch", "chance"): "accuracy",
+}
 
 
 def _needs_variant(setting: Setting, programs: Mapping[Setting, set[str]]) -> bool:

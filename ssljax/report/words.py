@@ -34,6 +34,7 @@ _MEASURES = (
     _Measure(("linear", "label", "top1"), "top-1", "A linear probe is right", "on", _OFTEN),
     _Measure(("knn", "label", "top1"), "top-1", "A nearest-neighbour vote is right", "on", _OFTEN),
 )
+_WHERE = ("plate", "week")  # columns that say where an image was taken
 _NAMES = {PIXELS: "raw pixels", RANDOM: "the untrained encoder"}
 
 
@@ -65,6 +66,8 @@ def answer(rows: Sequence[Row]) -> list[Paragraph]:
     learned = [(row, name) for row, name in zip(rows, names, strict=True) if row.learned]
     if not learned:
         return [Paragraph("No trained run was measured.", "The rows below are only those to compare with.")]
+    if not any(_has(row, measure.key) for row, _ in learned for measure in _MEASURES):
+        return []  # the study is about something else
     ranked = [pair for pair in learned if _has(pair[0], AMI)]
     ranked.sort(key=lambda pair: -pair[0].stats[AMI].mean)
     told = learned
@@ -73,9 +76,37 @@ def answer(rows: Sequence[Row]) -> list[Paragraph]:
     paragraphs = _range(ranked)
     paragraphs += [Paragraph(f"{name}.", _gains(row, rows)) for row, name in told]
     paragraphs += [_second_set(row, rows) for row, _ in told if row.setting.transforms == "mnist_second"]
+    paragraphs += _batch(learned)
     if any(_has(row, AMI) for row, _ in learned):
         chance = [pair for pair in zip(rows, names, strict=True) if pair[0].setting.method == SHUFFLED]
         paragraphs += [_chance(row, name) for row, name in chance if _has(row, AMI)]
+    return paragraphs
+
+
+def _batch(learned: Sequence[tuple[Row, str]]) -> list[Paragraph]:
+    """Whether the clusters tell where an image was taken rather than its label; none where that was not measured."""
+    paragraphs = []
+    for column in _WHERE:
+        key = (AMI[0], column, AMI[2])
+        rows = [(row, name) for row, name in learned if _has(row, AMI) and _has(row, key)]
+        if not rows:
+            continue
+        told = [
+            f"{number(row.stats[key].mean)} against {number(row.stats[AMI].mean)} ({name})"
+            for row, name in rows[:ROWS_TOLD]
+        ]
+        more = f"; and {len(rows) - ROWS_TOLD} more" if len(rows) > ROWS_TOLD else ""
+        values = f"AMI with the {column} against AMI with the label: {'; '.join(told)}{more}."
+        effect = [
+            row for row, _ in rows if row.stats[key].mean > CHANCE and compare(row.stats[key], row.stats[AMI]) >= 0
+        ]
+        if effect:
+            of = "All rows have" if len(effect) == len(rows) else f"{len(effect)} of {len(rows)} rows have"
+            text = f"{of} clusters that follow the {column} as much as the label or more: they tell where a cell was taken."
+            paragraphs.append(Paragraph(f"A batch effect: the {column}.", f"{text} {values}"))
+        else:
+            meaning = f"A high AMI with the {column} would mean a batch effect."
+            paragraphs.append(Paragraph(f"No row follows the {column} as much as the label.", f"{meaning} {values}"))
     return paragraphs
 
 
@@ -138,7 +169,9 @@ def _baseline(method: str, row: Row, rows: Sequence[Row]) -> Row | None:
     """The row of raw pixels or of the untrained encoder that belongs to a learned row."""
     backbone = "" if method == PIXELS else row.setting.backbone
     wanted = (method, backbone, row.setting.dataset)
-    return next((other for other in rows if other.setting[:3] == wanted), None)
+    # A baseline's own settings are those of its images.
+    own = (other for other in rows if set(other.setting.swept) <= set(row.setting.swept))
+    return next((other for other in own if other.setting[:3] == wanted), None)
 
 
 def _second_set(row: Row, rows: Sequence[Row]) -> Paragraph:

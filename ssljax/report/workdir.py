@@ -3,8 +3,9 @@
 import json
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,13 @@ from ssljax.errors import UserError
 from ssljax.evaluate.results import Row, read_results
 
 
+class Clusters(NamedTuple):
+    """K-means on the held-out features of R runs: the clusters int32 [R, n], and each image's distance to its own centre [R, n]."""
+
+    assignment: NDArray[np.int32]
+    distance: NDArray[np.float32]
+
+
 class Artifact(NamedTuple):
     """Held-out features of a program's R runs, from artifacts/<program>.npz.
 
@@ -21,20 +29,20 @@ class Artifact(NamedTuple):
       program: its name.
       runs: R names, as in the column `run` of results.csv.
       features: float32 [R, n, d].
-      clusters: int32 [R, n], K-means; None when it was not evaluated.
-      distance: float32 [R, n], to the own centre; None likewise.
+      clusters: by what stands after the @ of the evaluation, "" for plain K-means; those that were evaluated.
       labels: integers [n], or None.
       places: [n], where the images are in the test split.
+      columns: what clusters are scored against besides the labels: name -> text [n].
       convergence: float64 [R, solvers, steps], errors of the solvers of pseudo-labels; None when it was not evaluated.
     """
 
     program: str
     runs: list[str]
     features: NDArray[np.float32]
-    clusters: NDArray[np.int32] | None
-    distance: NDArray[np.float32] | None
+    clusters: Mapping[str, Clusters]
     labels: NDArray[np.integer] | None
     places: NDArray[np.integer]
+    columns: Mapping[str, NDArray[np.str_]] = MappingProxyType({})
     convergence: NDArray[np.float64] | None = None
 
 
@@ -111,10 +119,14 @@ def _artifact(path: Path) -> Artifact:
                 program=path.stem,
                 runs=[str(name) for name in file["runs"]],
                 features=file["features"],
-                clusters=file.get("clusters"),
-                distance=file.get("distance"),
+                clusters={
+                    name.partition("@")[2]: Clusters(file[name], file[name.replace("clusters", "distance")])
+                    for name in file
+                    if name.partition("@")[0] == "clusters"
+                },
                 labels=file.get("labels"),
                 places=file["index"],
+                columns={n.removeprefix("column_"): file[n] for n in file if n.startswith("column_")},
                 convergence=file.get("convergence"),
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

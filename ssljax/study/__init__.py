@@ -8,6 +8,8 @@ bias          all of it for one sweep, what several sweeps share, and the rows o
 superclasses  which class belongs to which superclass
 properties    what is measured of a class's features and images
 groups        class properties against class trends
+choice        the setting of a sweep that validation images choose
+cells         the papers' claims of cells with verdicts
 advice        the value that suits a group of classes, and its cost to the others
 findings      the papers' claims with verdicts
 

@@ -33,6 +33,7 @@ NAME = "convergence"  # of the evaluation
 SHOWN = 100  # steps of a curve: the figure's
 CONVERGED = 1000  # steps after which labels count as the solution (section 4.3)
 LEVELS = (1e-3, 1e-6, 1e-9)  # errors whose first step is told
+COMPARED = LEVELS[1]  # the one by which a solver is called faster
 MARKED = (3, 30)  # steps whose errors are told: SwAV's and MIRA's defaults
 
 # The accelerated search in float64 ends here; its labels then are the solution's to some 1e-12.
@@ -63,6 +64,7 @@ class Curves(NamedTuple):
 
 
 SOLVERS = ("mira", "sinkhorn", "mira_accelerated")
+TITLES = dict(zip(SOLVERS, ("MIRA", "Sinkhorn-Knopp", "MIRA, accelerated")))
 
 
 def problem_of(hyper: Mapping[str, Any]) -> Problem:
@@ -168,7 +170,7 @@ def measurements(found: Curves) -> list[Measurement]:
     """Rows `convergence@SOLVER`: steps_to_LEVEL (where it is reached within `SHOWN` steps), sse_STEP, flatness."""
     rows = []
     for solver, errors, flatness in zip(SOLVERS, found.errors, found.flatness, strict=True):
-        values: dict[str, float | None] = {f"steps_to_{level:.0e}": steps_to(errors, level) for level in LEVELS}
+        values: dict[str, float | None] = {f"steps_to_{level_text(level)}": steps_to(errors, level) for level in LEVELS}
         values |= {f"sse_{step}": float(errors[step - 1]) for step in MARKED}
         values["flatness"] = float(flatness)
         rows += [
@@ -190,6 +192,11 @@ def check(config: Config, scored: bool) -> None:
         what = f"--pretrained={config.pretrained}" if config.pretrained else f"--method={config.method}"
         what += " with a second loss" if config.second is not None else ""
         raise UserError(f"--evaluations: {NAME} is of a method that solves for its labels (mira, swav), given {what}")
+
+
+def level_text(level: float) -> str:
+    """A power of ten as it is called here: 1e-6."""
+    return f"{level:.0e}".replace("e-0", "e-")
 
 
 def steps_to(errors: np.ndarray, level: float) -> int | None:

@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 MIN_VALUES = 3  # fewer points have no correlation to speak of: with two every one is 1 or -1
 POINTS = ("mean", "runs")  # the papers do not say which *n* they have; the report shows both
-_BASELINES = ("random", "pixels")  # methods of rows in which nothing was learned, so that no swept value can act
+BASELINES = ("random", "pixels", "cell_count")  # methods of rows in which nothing was learned, so that no swept value can act
 _SETTING = ("method", "backbone", "dataset", "transforms", "evaluation", "target")
 _NEEDED = ("run", "seed", *_SETTING, "metric", "value")
 _RUN = ("run", "method", "backbone", "dataset", "transforms")  # a name alone may be another's in another workdir
@@ -96,7 +96,7 @@ def curves(per_class: Sequence[Row], results: Sequence[Row] = (), *, metric: str
     for row in per_class:
         sweep, cell = _place(row, addresses, several)
         epochs.setdefault(_kin(sweep), set()).add(sweep.epoch)
-        if row["metric"] != metric or sweep.method in _BASELINES or not sweep.addresses:
+        if row["metric"] != metric or sweep.method in BASELINES or not sweep.addresses:
             continue
         found = measured.setdefault(sweep, {}).setdefault(cell, {})
         name, value, run = str(row["class"]), _value(row, "per_class"), f"{row['run']}, epoch {row.get('epoch')}"
@@ -272,7 +272,7 @@ def _check_swept(rows: Iterable[Row], addresses: Sequence[str]) -> None:
     """A column that is not known is taken as swept; another program's may be something of the class or of the row."""
     values: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        if row["method"] in _BASELINES:
+        if row["method"] in BASELINES:
             continue
         own = {address: row[address] for address in addresses if _given(row.get(address))}
         first = values.setdefault(tuple(row[name] for name in _RUN), own)

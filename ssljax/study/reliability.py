@@ -14,7 +14,7 @@ from ssljax.study.curves import last_epochs
 
 DRAWS = 2000  # bootstrap samples (Efron and Tibshirani 1993, section 14.2: 1000 or more for intervals)
 
-_BASELINES = ("random", "pixels")  # nothing was trained: no runs of a sweep
+_BASELINES = ("random", "pixels", "cell_count")  # nothing was trained: no runs of a sweep
 _DRAWN_AT_ONCE = 2**22  # weights of a bootstrap held at once: 32 MiB (our choice)
 
 

@@ -151,7 +151,7 @@ CORRUPTIONS = {
 @pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
 def test_a_damaged_cache_is_rebuilt(root, corrupt):
     good = load(root)
-    kept = {split: (np.array(a), np.array(b)) for split, (a, b) in good.splits.items()}
+    kept = {split: (np.array(a), np.array(b)) for split, (a, b, _) in good.splits.items()}
     shutil.copytree(folder(root), root / "before")
     corrupt(root)
     again = load(root)

@@ -24,7 +24,7 @@ def test_every_digit_is_there_once_with_its_label():
 
     # 16 becomes 255; half-way cases (8 -> 127.5) go to the even neighbour.
     scaled = np.round(reference.images / 16 * 255)
-    both = [np.concatenate([a, b]) for a, b in zip(train, test, strict=True)]
+    both = [np.concatenate([a, b]) for a, b in zip(train[:2], test[:2], strict=True)]
     assert rows(*both) == rows(scaled, reference.target)
     assert train.images.max() == 255
 

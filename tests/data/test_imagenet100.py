@@ -63,7 +63,7 @@ def test_only_the_hundred_are_read_in_alphabetical_order(tree, load):
     assert found.class_names == tuple(sorted(SYNSETS))
     assert list(found.splits) == ["train", "test"]
     for split, odd in (("train", 0), ("test", 1)):
-        images, labels = found.splits[split]
+        images, labels, _ = found.splits[split]
         assert images.shape == (100, 8, 8, 3)
         np.testing.assert_array_equal(np.sort(labels), np.arange(100))
         expected = (2 * labels + odd)[:, None, None, None]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssljax.data.splits import plan, stratified
+from ssljax.data.splits import grouped, plan, stratified
 from ssljax.errors import UserError
 
 
@@ -69,3 +69,45 @@ def test_a_validation_split_of_the_source_stands():
 def test_too_few_images():
     with pytest.raises(UserError, match="set: 1 train images are too few to hold out 0.2 of them for test"):
         plan({"train": 1}, {"train": None}, 0.0, "set")
+
+
+@pytest.mark.parametrize("fraction", [0.125, 0.2, 0.5])
+def test_whole_groups_are_held_out(fraction):
+    random = np.random.default_rng(5)
+    sizes = random.integers(1, 40, 90)
+    groups = np.repeat([f"g{i}" for i in random.permutation(90)], sizes)
+    labels = np.where(np.repeat(np.arange(90) % 3 == 0, sizes), 1, 0)
+    order = random.permutation(len(groups))
+    groups, labels = groups[order], labels[order]
+    kept, held = grouped(groups, labels, fraction)
+    assert sorted([*kept, *held]) == list(range(len(groups)))
+    assert not set(groups[kept]) & set(groups[held])
+    # Near what is asked for, class by class: by far less than the size of a group.
+    np.testing.assert_allclose(np.bincount(labels[held]), np.bincount(labels) * fraction, atol=3)
+    np.testing.assert_array_equal(grouped(groups, labels, fraction)[1], held)
+
+
+def test_groups_of_mixed_classes_and_no_labels():
+    groups = np.repeat(np.arange(50), 8)
+    labels = np.random.default_rng(0).integers(0, 4, 400)
+    _, held = grouped(groups, labels, 0.2)
+    np.testing.assert_allclose(np.bincount(labels[held]), np.bincount(labels) * 0.2, atol=6)
+    assert len(grouped(groups, None, 0.2)[1]) == 80
+
+
+def test_a_class_never_gives_its_last_group():
+    groups, labels = np.array(list("aabbcc")), np.array([0, 0, 1, 1, 1, 1])
+    kept, held = grouped(groups, labels, 0.9)
+    assert set(labels[kept]) == {0, 1} and set(labels[held]) == {1}
+
+
+def test_groups_stay_together_through_both_draws_or_are_refused():
+    groups = np.repeat(np.arange(40), 5).astype(str)
+    parts = plan({"train": 200}, {"train": None}, 0.125, "set", groups)
+    assert {split: len(rows) for split, (_, rows) in parts.items()} == {"train": 140, "validation": 20, "test": 40}
+    sets = [set(groups[rows]) for _, rows in parts.values()]
+    assert sum(map(len, sets)) == 40 == len(set.union(*sets))
+    with pytest.raises(
+        UserError, match="set: 200 train images in 1 groups are too few to hold out 0.2 of them for test"
+    ):
+        plan({"train": 200}, {"train": None}, 0.0, "set", np.full(200, "a"))

@@ -175,7 +175,9 @@ def test_a_list_of_sets_may_hold_the_sum_of_two(tiny):
     sets = ("mnist_first", "mnist_first & mnist_second")
     alone, both = pipeline.plan([tiny(transforms=each, **weighted) for each in sets])
     assert alone.config.second is None and both.config == dataclasses.replace(whole, run_axis=both.config.run_axis)
-    assert (alone.name, both.name) == ("mnist_first", "mnist_first-mnist_second")
+    assert (alone.name, both.name) == ("none", "mnist_second")
+    several = pipeline.plan([tiny(transforms=each, **weighted) for each in (*sets[:1], "mnist_second & mnist_first")])
+    assert [program.name for program in several] == ["mnist_first", "mnist_second-mnist_first"]
     with pytest.raises(config_lib.UserError, match=r"--loss_weights.first: there is no second loss"):
         pipeline.plan([tiny(transforms=each, **weighted) for each in ("mnist_first", "mnist_second")])
 

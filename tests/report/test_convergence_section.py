@@ -41,8 +41,8 @@ def test_the_section_says_which_solver_is_faster_and_where(workdir):
     page = convergence.section(workdir, {"mira": "MIRA's", "swav": "SwAV's"})
     for text in (
         "MIRA&#x27;s iteration converges faster on MIRA&#x27;s, Sinkhorn-Knopp converges faster on SwAV&#x27;s (",
-        "(steps to an error of 1e-06)",
-        "MIRA 3, 6 and 9 steps to 1e-03, 1e-06 and 1e-09; Sinkhorn-Knopp 10, 20 and 30 steps",
+        "(steps to an error of 1e-6)",
+        "MIRA 3, 6 and 9 steps to 1e-3, 1e-6 and 1e-9; Sinkhorn-Knopp 10, 20 and 30 steps",
         "MIRA, accelerated 2, 3 and 5 steps",
         "After 30 steps MIRA&#x27;s error is 1.0e-30, after 3 Sinkhorn-Knopp&#x27;s 1.2e-01.",
         "has 40 % of the highest entropy, Sinkhorn-Knopp&#x27;s 80 %: its scores are not flat.",
@@ -56,7 +56,7 @@ def test_curves_that_do_not_come_down_are_said_so(workdir):
     shown = convergence.Shown("P", np.full((1, 3, 100), 0.5), dict.fromkeys(convergence.SOLVERS, np.nan))
     (_, measured), (_, text), _ = convergence.sentences([shown])
     assert measured.startswith("The two are equally fast on P")
-    assert "MIRA more than 100, more than 100 and more than 100 steps to 1e-03, 1e-06 and 1e-09" in text
+    assert "MIRA more than 100, more than 100 and more than 100 steps to 1e-3, 1e-6 and 1e-9" in text
     assert "entropy" not in text
 
 

@@ -70,6 +70,22 @@ def test_swept_values_make_rows_and_baselines_ignore_them():
     ]
 
 
+def test_baselines_of_different_images_are_rows_of_their_own():
+    rows = [
+        row(value, method=method, run=f"{method}-{compound}", compound=compound, transforms=transforms)
+        for method, transforms in (("mocov2plus", "mine"), ("random", ""))
+        for compound, value in (("taxol", 0.5), ("nocodazole", 0.25))
+    ]
+    found = tables.summary(rows)
+    labels = [tables.full_label(label) for label in tables.labels(found)]
+    assert {label: row.stats[AMI].mean for label, row in zip(labels, found, strict=True)} == {
+        "mocov2plus (compound taxol)": 0.5,
+        "mocov2plus (compound nocodazole)": 0.25,
+        "Untrained encoder (compound taxol)": 0.5,
+        "Untrained encoder (compound nocodazole)": 0.25,
+    }
+
+
 def test_labels_tell_only_what_differs():
     rows = [
         row(0.1, transforms="mine"),

@@ -68,6 +68,17 @@ def test_baselines_belong_to_the_data_set():
     assert told(*rows)["mine (cells)."] == "Its clusters agree with the labels: AMI .500, nothing to compare with."
 
 
+def test_baselines_belong_to_the_images_that_a_row_was_trained_on():
+    def of(compound, one):
+        return one._replace(setting=one.setting._replace(swept=(("compound", compound),)))
+
+    rows = [of("taxol", row("byol", "mine", ami=0.5)), of("nocodazole", row("byol", "mine", ami=0.7))]
+    rows += [of("nocodazole", row("pixels", ami=0.1)), of("taxol", row("pixels", ami=0.9))]
+    text = told(*rows)
+    assert "less than those of raw pixels (AMI .500, −.400)" in text["byol (compound taxol)."]
+    assert "more than those of raw pixels (AMI .700, +.600)" in text["byol (compound nocodazole)."]
+
+
 def test_range_over_the_sets():
     text = told(row("byol", "a", ami=0.4), row("byol", "b", ami=0.8))["The choice decides what is learned."]
     assert "nothing changed but the transformations" in text and "AMI .400, a, to .800, b." in text

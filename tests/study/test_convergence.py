@@ -96,11 +96,11 @@ def test_rows_say_when_what_was_reached_and_leave_out_what_was_not():
     rows = {
         row[:3]: row.value for row in convergence.measurements(convergence.Curves(errors, np.array([0.5, 0.9, 0.5])))
     }
-    assert rows["convergence@mira", "", "steps_to_1e-03"] == 4
+    assert rows["convergence@mira", "", "steps_to_1e-3"] == 4
     assert rows["convergence@mira", "", "sse_3"] == pytest.approx(1e-2)
-    assert rows["convergence@mira_accelerated", "", "steps_to_1e-09"] == 10
-    assert rows["convergence@sinkhorn", "", "steps_to_1e-03"] == 1
-    assert ("convergence@sinkhorn", "", "steps_to_1e-06") not in rows
+    assert rows["convergence@mira_accelerated", "", "steps_to_1e-9"] == 10
+    assert rows["convergence@sinkhorn", "", "steps_to_1e-3"] == 1
+    assert ("convergence@sinkhorn", "", "steps_to_1e-6") not in rows
     assert rows["convergence@sinkhorn", "", "flatness"] == pytest.approx(0.9)
 
 

@@ -71,7 +71,7 @@ def test_how_many_runs_fit():
 
 
 def config_with(**changes):
-    return types.SimpleNamespace(**{"run_axis": "vmap", "max_runs_per_program": 0, **changes})
+    return types.SimpleNamespace(**{"run_axis": "vmap", "max_runs_per_program": 0, "mesh": "", "batch_size": 7, **changes})
 
 
 def test_runs_that_do_not_fit_are_split_or_refused(monkeypatch, caplog):
@@ -95,7 +95,7 @@ def test_a_program_takes_no_more_than_the_devices_that_divide_it_hold(monkeypatc
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     sizes = memory.split(config_with(), need, 11)  # 11 runs would all lie on one device
     assert sum(sizes) == 11
-    assert all(size <= 2 * execution.devices_for(size) for size in sizes)
+    assert all(size <= 2 * execution.layout(config_with(), size).run for size in sizes)
     assert memory.split(config_with(), need, 16) == (16,)
 
 
