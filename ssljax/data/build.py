@@ -28,6 +28,8 @@ from ssljax.data.source import Contents, Stream
 from ssljax.data.splits import Dataset, Split, plan, some
 from ssljax.errors import UserError, unknown
 
+# The column of what should stand alike on both sides of a split of groups.
+BATCH = "plate"
 # Reading that is over sooner shows no progress bar.
 _PATIENCE_SECONDS = 2
 _NAMED = 5  # classes named in a line
@@ -48,7 +50,8 @@ def in_memory(name: str, contents: Contents, validation_fraction: float, group: 
     targets = {split: data.labels for split, data in read.items()}
     splits: dict[str, Split] = {}
     groups = _groups(name, group or contents.group, read["train"].columns)
-    for split, (origin, rows) in plan(sizes, targets, validation_fraction, name, groups).items():
+    batches = read["train"].columns.get(BATCH)
+    for split, (origin, rows) in plan(sizes, targets, validation_fraction, name, groups, batches).items():
         splits[split] = read[origin] if rows is None else read[origin].rows(rows)
     return _described(name, splits, contents.class_names)
 
@@ -138,7 +141,7 @@ def write(
     columns = {split: stream.columns() for split, stream in _streams(contents).items()}
     files: dict[str, dict[str, Any]] = {}
     groups = _groups(name, group or contents.group, columns["train"])
-    parts = plan(sizes, labels, validation_fraction, name, groups)
+    parts = plan(sizes, labels, validation_fraction, name, groups, columns["train"].get(BATCH))
     with writing(folder):
         for split, (origin, rows) in parts.items():
             files[split] = _write_split(folder, split, origin, rows, labels[origin], columns[origin])

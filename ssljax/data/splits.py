@@ -15,6 +15,7 @@ from ssljax.errors import UserError
 
 # A source without a test split gives a fifth of its images: the common 80/20 rule, our choice.
 TEST_FRACTION = 0.2
+_OF_BATCH = 0.5  # what the share of a class in one batch counts beside that of the class (our choice)
 _GROUPS_SEEN = 4000  # in all orders of groups that are tried: little time, and many groups fit well in any order
 
 
@@ -106,7 +107,9 @@ def stratified(size: int, labels: np.ndarray | None, fraction: float) -> tuple[n
     return np.setdiff1d(np.arange(size), held_out, assume_unique=True), held_out
 
 
-def grouped(groups: np.ndarray, labels: np.ndarray | None, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+def grouped(
+    groups: np.ndarray, labels: np.ndarray | None, fraction: float, batches: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws whole groups of images to be held out; the same call always draws the same ones.
 
     The groups are gone through in a random order, and one is held out where this brings the classes' numbers of held-out images
@@ -117,6 +120,8 @@ def grouped(groups: np.ndarray, labels: np.ndarray | None, fraction: float) -> t
       groups: [size], the group of each image.
       labels: int [size], or None where all images are alike.
       fraction: in (0, 1).
+      batches: [size], such as plates: what is held out of each class comes from them alike, as far as groups allow, lest
+        they tell the classes apart among the images held out.
 
     Returns:
       (kept, held_out): two increasing, disjoint index arrays that together are 0 .. size - 1, and share no group.
@@ -125,15 +130,22 @@ def grouped(groups: np.ndarray, labels: np.ndarray | None, fraction: float) -> t
     classes, label = np.unique(np.zeros(len(group)) if labels is None else labels, return_inverse=True)
     counts = np.zeros((len(names), len(classes)))
     np.add.at(counts, (group, label), 1)
+    weight = np.ones(len(classes))
+    if batches is not None:
+        kinds, kind = np.unique([f"{one} {batch}" for one, batch in zip(label, batches)], return_inverse=True)
+        both = np.zeros((len(names), len(kinds)))
+        np.add.at(both, (group, kind), 1)
+        counts, weight = np.hstack([counts, both]), np.append(weight, np.full(len(kinds), _OF_BATCH))
     asked, size = counts.sum(0) * fraction, counts.sum(0)
 
     def off(held: np.ndarray) -> float:
-        return float(((asked - held) ** 2 / size).sum())
+        return float((weight * (asked - held) ** 2 / size).sum())
 
     def draw(order: np.ndarray) -> tuple[float, np.ndarray]:
-        chosen, held, left = np.zeros(len(names), bool), np.zeros(len(classes)), (counts > 0).sum(0)
+        there = counts[:, : len(classes)] > 0
+        chosen, held, left = np.zeros(len(names), bool), np.zeros(len(weight)), there.sum(0)
         for one in order:
-            here = counts[one] > 0
+            here = there[one]
             if off(held + counts[one]) < off(held) and left[here].min() > 1:  # a class never gives its last group
                 chosen[one] = True
                 held, left = held + counts[one], left - here
@@ -165,6 +177,7 @@ def plan(
     validation_fraction: float,
     name: str,
     groups: np.ndarray | None = None,
+    batches: np.ndarray | None = None,
 ) -> dict[str, tuple[str, np.ndarray | None]]:
     """Says where the images of each final split come from.
 
@@ -178,6 +191,7 @@ def plan(
       validation_fraction: in [0, 1).
       name: the data set, for messages.
       groups: [n] of the source's train images: those of one group stay together.
+      batches: [n] of the same, as for `grouped`.
 
     Returns:
       For each final split, the split of the source and the indices in it (None: all, in order).
@@ -201,6 +215,10 @@ def plan(
         else:
             what = f"train images in {len(np.unique(groups[pool]))} groups"
             kept, held = grouped(groups[pool], targets, fraction)
+            if batches is not None:
+                alike = grouped(groups[pool], targets, fraction, batches[pool])
+                if len(alike[1]) and (targets is None or set(targets[alike[1]]) >= set(targets[held])):
+                    kept, held = alike  # unless that would leave out a class
         if not len(held) or not len(kept):
             raise UserError(f"{name}: {len(pool)} {what} are too few to hold out {fraction:g} of them for {split}")
         final["train"], final[split] = ("train", pool[kept]), ("train", pool[held])

@@ -111,3 +111,16 @@ def test_groups_stay_together_through_both_draws_or_are_refused():
         UserError, match="set: 200 train images in 1 groups are too few to hold out 0.2 of them for test"
     ):
         plan({"train": 200}, {"train": None}, 0.0, "set", np.full(200, "a"))
+
+
+def test_groups_are_drawn_from_all_batches_alike():
+    """Eighteen sites of ten cells, three of each treatment on each plate: a third is one site of each of the six pairs."""
+    plate, drug, site = (axis.repeat(10) for axis in np.meshgrid(range(3), range(2), range(3), indexing="ij"))
+    groups = plate * 6 + drug * 3 + site
+    kept, held = grouped(groups, drug, 1 / 3, plate)
+    assert not set(groups[kept]) & set(groups[held])
+    pairs, counts = np.unique(plate[held] * 2 + drug[held], return_counts=True)
+    assert list(pairs) == list(range(6)) and set(counts) == {10}
+    # Where a plate is a group, whole plates go, though no draw could then take from all of them.
+    parts = plan({"train": 180}, {"train": drug}, 0.0, "cells", plate, plate)
+    assert len(set(plate[parts["test"][1]])) == 1
