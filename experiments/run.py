@@ -3,7 +3,7 @@
   python experiments/run.py --flagfile=experiments/flagfiles/digits.cfg
   python experiments/run.py --stages=report --workdir=runs/digits
 
-Exit codes: 0 done; 1 a defect of the program; 2 bad input (one line on standard error says what); 130 interrupted
+Exit codes: 0 done; 1 a defect of the program; 2 bad input (one line on standard error says what); 130 interrupted, 143 terminated
 (the same command goes on).
 """
 

@@ -97,7 +97,9 @@ class Config:
         "split one by one",
     )
     compound: str = _field(
-        "", str, "of a set of cells: this compound at its highest concentrations, and as many untreated cells (none: all)"
+        "",
+        str,
+        "of a set of cells: this compound at its highest concentrations, and as many untreated cells (none: all)",
     )
     concentrations: int = _field(
         4, int, "how many of the highest concentrations of --compound (0: all that there are)", low=0
@@ -491,7 +493,9 @@ def evaluation_parts(name: str, flag: str = "--evaluations") -> tuple[str, str]:
     elif base not in _OF_A_PART:
         raise UserError(f"{flag}: {base} takes nothing after an @, given '{name}'")
     elif percent_of(detail) is None:
-        raise UserError(f"{flag}: expected a share of the labels above 0 and up to 100 %, as in {base}@10%, given '{name}'")
+        raise UserError(
+            f"{flag}: expected a share of the labels above 0 and up to 100 %, as in {base}@10%, given '{name}'"
+        )
     return base, detail
 
 
@@ -527,7 +531,9 @@ def mesh_sizes(text: str) -> dict[str, int]:
         if name not in MESH_AXES:
             raise unknown("axis", name, MESH_AXES, "--mesh")
         if name in sizes or not (number.isascii() and number.isdecimal() and int(number)):
-            raise UserError(f"--mesh: expected each axis once with a number of devices, as in run:4,data:2, given '{text}'")
+            raise UserError(
+                f"--mesh: expected each axis once with a number of devices, as in run:4,data:2, given '{text}'"
+            )
         sizes[name] = int(number)
     return {name: sizes.get(name, 1) for name in MESH_AXES}
 

@@ -137,7 +137,9 @@ def _of_cells(config: Config) -> list[str]:
     else:
         text = f"No {config.group or GROUP} has cells in two splits, where the set tells it."
     if config.compound:
-        how = {"plates": "as many of each plate as there are treated ones", "any": "drawn from any plate"}[config.controls]
+        how = {"plates": "as many of each plate as there are treated ones", "any": "drawn from any plate"}[
+            config.controls
+        ]
         text += f" Beside the cells treated with {config.compound} stand as many untreated ones, {how}."
     return [f"Cells: {text}"]
 

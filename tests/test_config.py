@@ -89,9 +89,18 @@ BAD = [
     (["--stem=cifr"], "--stem: unknown value 'cifr'; did you mean 'cifar'?"),
     (["--evaluations=linaer"], "--evaluations: unknown evaluation 'linaer'; did you mean 'linear'?"),
     (["--evaluations=knn@0%"], "a share of the labels above 0 and up to 100 %, as in knn@10%, given 'knn@0%'"),
-    (["--evaluations=finetune@ten"], "a share of the labels above 0 and up to 100 %, as in finetune@10%, given 'finetune@ten'"),
-    (["--evaluations=linear@nan%"], "a share of the labels above 0 and up to 100 %, as in linear@10%, given 'linear@nan%'"),
-    (["--evaluations=kmeans@3"], "--evaluations: expected two clusters or more after the @, as in kmeans@k4, given 'kmeans@3'"),
+    (
+        ["--evaluations=finetune@ten"],
+        "a share of the labels above 0 and up to 100 %, as in finetune@10%, given 'finetune@ten'",
+    ),
+    (
+        ["--evaluations=linear@nan%"],
+        "a share of the labels above 0 and up to 100 %, as in linear@10%, given 'linear@nan%'",
+    ),
+    (
+        ["--evaluations=kmeans@3"],
+        "--evaluations: expected two clusters or more after the @, as in kmeans@k4, given 'kmeans@3'",
+    ),
     (["--evaluations=logreg@"], "--evaluations: expected a data set after the @, as in logreg@dtd, given 'logreg@'"),
     (["--probe_learning_rates=.1,fast"], "--probe_learning_rates: expected numbers above 0, given 'fast'"),
     (["--probe_learning_rates=0"], "--probe_learning_rates: expected numbers above 0, given '0'"),

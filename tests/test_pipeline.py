@@ -444,7 +444,9 @@ def test_lpips_of_each_of_two_losses(tiny, one_layer, few_images, lpips_files):
     )  # fmt: skip
     (program,) = pipeline.plan([config])
     nothing, columns = np.zeros((1, 34, 1), np.float32), representation.columns(program.config)
-    shown = representation.Representation(nothing, nothing, ("p/seed=5",), (5,), ({},), columns, pipeline.untrained(program))
+    shown = representation.Representation(
+        nothing, nothing, ("p/seed=5",), (5,), ({},), columns, pipeline.untrained(program)
+    )
     rows = measuring._views(program.config, program.dataset, shown)[0][0][0]
     assert [(row.evaluation, row.metric) for row in rows] == [("views", "lpips"), ("views@second", "lpips")]
     assert rows[0].value == 0 and rows[1].value > 0.1
@@ -502,10 +504,16 @@ def test_programs_that_differ_have_names_that_differ(tiny, field, values):
 
 def test_compounds_given_as_a_list_are_told_apart(tiny, one_layer, tmp_path):
     """Two programs on one data set, of different images: names, baselines and fingerprints of their own."""
-    common = dict(dataset="miniature:bbbc021", cache_dir=str(tmp_path / "cache"), pretrained="random", backbone=one_layer)
+    common = dict(
+        dataset="miniature:bbbc021", cache_dir=str(tmp_path / "cache"), pretrained="random", backbone=one_layer
+    )
     configs = [tiny(**common, compound=name, evaluations=("kmeans",)) for name in ("nocodazole", "taxol")]
     study = pipeline.run(configs, tmp_path / "W", stages=("evaluate",), progress=False)
-    ami = {(r["method"], r["compound"]): r["value"] for r in study.results if (r["target"], r["metric"]) == ("label", "ami")}
+    ami = {
+        (r["method"], r["compound"]): r["value"]
+        for r in study.results
+        if (r["target"], r["metric"]) == ("label", "ami")
+    }
     assert set(ami) == {(method, name) for method in ("random", "pixels") for name in ("nocodazole", "taxol")}
     for program in pipeline.plan(configs):
         compound = program.config.compound

@@ -114,7 +114,9 @@ def test_every_row_of_a_table_has_a_number_of_its_own_at_the_small_size(table, m
     only = ["--method=mira", "--epochs=100"] if table == "table5" else ["--dataset=imagenet2012_subset/1pct"]
     configs = of_flagfile(f"mira/{table}", monkeypatch, "--sizes=small", *only)
     study = pipeline.run(configs, tmp_path / "w", stages=("pretrain", "evaluate", "report"), progress=False)
-    of_run = {(r["evaluation"], r["metric"]): r["value"] for r in study.results if r["method"] not in ("random", "pixels")}
+    of_run = {
+        (r["evaluation"], r["metric"]): r["value"] for r in study.results if r["method"] not in ("random", "pixels")
+    }
     if table == "table5":
         sets = [name for name in {evaluation for evaluation, _ in of_run} if name != "logreg@average"]
         own = [of_run[name, transfer.metric_of(name.removeprefix("logreg@"))] for name in sets]

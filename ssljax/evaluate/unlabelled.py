@@ -28,7 +28,9 @@ RANK_EPSILON = 1e-7  # Garrido et al. (2023), eq. 1: "epsilon = 1e-7" for float3
 LIDAR_DELTA = 1e-4  # Thilak et al. (2024), section 4: added to the diagonal of the scatter within
 ALPHA_WINDOW = (11, 100)  # eigenvalues that the line is fitted to, counted from 1 (Agrawal et al. 2022)
 UNIFORMITY_T = 2.0  # Wang and Isola (2020), eq. 5 as used in all their experiments
-UNIFORMITY_SAMPLE = 10_000  # images whose pairs are all taken: 50 million, some 4 s of one core at 512 dimensions (our choice)
+UNIFORMITY_SAMPLE = (
+    10_000  # images whose pairs are all taken: 50 million, some 4 s of one core at 512 dimensions (our choice)
+)
 
 _PAIRS_AT_ONCE = 2**22  # distances held at once: 32 MiB (our choice)
 _LEAST_POINTS = 3  # a line through two points has an R2 of 1 whatever they are

@@ -150,7 +150,7 @@ def _steps(curve: NDArray[np.float64]) -> str:
 
 def convergence_figure(path: Path, shown: Sequence[Shown]) -> Path:
     """Errors by step on a log scale, a panel a program, marked at SwAV's 3 and MIRA's 30 steps."""
-    columns = min(3, len(shown))
+    columns = 2 if len(shown) == 4 else min(3, len(shown))
     lines = -(-len(shown) // columns)
     with plt.rc_context(figures.STYLE):
         size = (3.4 * columns + 0.4, 2.9 * lines + 0.4)

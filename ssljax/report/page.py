@@ -105,7 +105,7 @@ def write_page(
     sections = [
         *(frame.box(frame.paragraph(text), "warning") for text in warnings),
         *swept[:1],
-        "" if studied and not _compared(rows) or not told else frame.box(told),
+        "" if (studied and not _compared(rows)) or not told else frame.box(told),
         _diverged(study),
         _table(rows, targets, columns),
         convergence.section(study, titles),

@@ -16,7 +16,11 @@ Row = Mapping[str, Any]
 
 MIN_VALUES = 3  # fewer points have no correlation to speak of: with two every one is 1 or -1
 POINTS = ("mean", "runs")  # the papers do not say which *n* they have; the report shows both
-BASELINES = ("random", "pixels", "cell_count")  # methods of rows in which nothing was learned, so that no swept value can act
+BASELINES = (
+    "random",
+    "pixels",
+    "cell_count",
+)  # methods of rows in which nothing was learned, so that no swept value can act
 _SETTING = ("method", "backbone", "dataset", "transforms", "evaluation", "target")
 _NEEDED = ("run", "seed", *_SETTING, "metric", "value")
 _RUN = ("run", "method", "backbone", "dataset", "transforms")  # a name alone may be another's in another workdir

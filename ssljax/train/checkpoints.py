@@ -1,4 +1,8 @@
-"""Checkpoints of a program's whole state, by orbax: written off the training thread, newest readable one restored."""
+"""Checkpoints of a program's whole state, by orbax: written off the training thread, newest readable one restored.
+
+Of several processes each writes what its devices hold, into one folder that all of them see. What is restored takes the shardings
+that are asked for, so that another number of devices or processes may go on.
+"""
 
 import errno
 import logging
@@ -7,28 +11,35 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ssljax import processes
 from ssljax.errors import UserError
 
 log = logging.getLogger("ssljax")
 
 
 class Checkpoints:
-    """The checkpoints of one program, numbered by the epochs that were finished.
+    """The checkpoints of one program, numbered by the epochs (or steps) that were finished. All processes call all of it.
 
     Args:
       folder: made if absent.
       keep: how many of the newest stay.
+      of: what they are numbered by, for messages.
     """
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder = folder.absolute()
+    def __init__(self, folder: Path, keep: int, of: str = "epoch"):
+        self.folder, self._of = folder.absolute(), of
         with _as_user_error(self.folder):
             self._manager = ocp.CheckpointManager(
                 self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
             )
+
+    def newest(self) -> int | None:
+        """The number of the newest checkpoint, readable or not; None where there is none."""
+        return self._manager.latest_step()
 
     def save(self, epoch: int, state: Any) -> None:
         """Starts writing a state; returns when it has been copied.
@@ -37,7 +48,7 @@ class Checkpoints:
           UserError: this or the write before it failed, for want of disk space, say.
         """
         # A copy: the step donates its state, and on CPU a host view of it would be the very buffer that is reused.
-        copy = jax.tree.map(lambda x: np.array(x, copy=True), state)
+        copy = jax.tree.map(_copied, state)
         needed, free = sum(x.nbytes for x in jax.tree.leaves(copy)), shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(
@@ -57,19 +68,24 @@ class Checkpoints:
         """
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)), like)
         for epoch in sorted(self._manager.all_steps(), reverse=True):
+            restored, reason = None, "another process could not read it"
             try:
-                return epoch, self._manager.restore(epoch, args=ocp.args.StandardRestore(abstract))
+                restored = self._manager.restore(epoch, args=ocp.args.StandardRestore(abstract))
             except MemoryError:
                 raise
             except Exception as error:  # orbax and tensorstore raise many kinds for a file that is not whole
                 if "RESOURCE_EXHAUSTED" in str(error):  # no memory on the device: not the file's fault
                     raise
                 reason = " ".join(str(error).split())[:160]
-                log.warning("%s: checkpoint of epoch %d cannot be read (%s); going back", self.folder, epoch, reason)
+            if processes.every(restored is not None):
+                return epoch, restored
+            log.warning("%s: checkpoint of %s %d cannot be read (%s); going back", self.folder, self._of, epoch, reason)
+            if processes.first():
                 aside = self.folder / f"unreadable-{epoch}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.folder / str(epoch)).rename(aside)
-                self._manager.reload()
+            processes.wait()
+            self._manager.reload()
         return None
 
     def close(self) -> None:
@@ -81,6 +97,14 @@ class Checkpoints:
         with _as_user_error(self.folder):
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _copied(leaf: Any) -> Any:
+    """A copy that later steps leave alone: on the host, or on the devices where other processes hold a part."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return np.array(leaf, copy=True)
+    # Accelerators' arrays are copied by orbax before it returns.
+    return jnp.copy(leaf) if jax.default_backend() == "cpu" else leaf
 
 
 def _sharding(x: Any) -> jax.sharding.Sharding:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ssljax.config import Config
+from ssljax.config import Config, mesh_sizes
 from ssljax.errors import UserError
 
 FILE = "execution.json"
@@ -72,9 +72,53 @@ def steps_per_dispatch(config: Config, steps_per_epoch: int) -> int:
     return whole if whole >= ENOUGH else min(most, steps_per_epoch)
 
 
-def devices_for(runs: int) -> int:
-    """Over how many devices a program's runs are laid: as many as divide them, so that each holds whole runs."""
-    return max(n for n in range(1, jax.device_count() + 1) if runs % n == 0)
+class Layout(NamedTuple):
+    """Over how many devices the runs of a program are laid, and the images of a batch of each of them."""
+
+    run: int
+    data: int
+
+
+def layout(config: Config, runs: int, devices: int | None = None) -> Layout:
+    """What `--mesh` asks for; else as many devices as divide the runs, and of what is left as many as divide the batch.
+
+    Programs of several processes are laid over every device of each, since a process takes part with devices of its own.
+
+    Args:
+      config: resolved.
+      runs: of the program.
+      devices: how many there are, of this process alone; None for those of all processes.
+
+    Raises:
+      UserError: what is asked for cannot be had, or several processes' devices cannot all take part.
+    """
+    count, batch = devices or jax.device_count(), config.batch_size
+    everywhere = devices is None and jax.process_count() > 1
+    if not config.mesh:
+        fitting = [
+            Layout(run, max(n for n in range(1, count // run + 1) if batch % n == 0))
+            for run in range(count, 0, -1)
+            if runs % run == 0
+        ]
+        if not everywhere:
+            return fitting[0]
+        for each in fitting:
+            if each.run * each.data == count:
+                return each
+        raise UserError(
+            f"--mesh: {runs} runs in batches of {batch} cannot be laid over all {count} devices of "
+            f"{jax.process_count()} processes; give a --batch_size that {count} divides"
+        )
+    asked = Layout(**mesh_sizes(config.mesh))
+    used = asked.run * asked.data
+    if used > count or (everywhere and used < count):
+        what = f"all {count} devices of {jax.process_count()} processes" if everywhere else f"at most {count} devices"
+        raise UserError(f"--mesh: {config.mesh} is {used} devices, expected {what}")
+    if runs % asked.run:
+        raise UserError(f"--mesh: run:{asked.run} does not divide the {runs} runs of a program")
+    if batch % asked.data:
+        raise UserError(f"--mesh: data:{asked.data} does not divide --batch_size={batch}")
+    return asked
 
 
 def read(folder: Path) -> dict[str, Execution]:

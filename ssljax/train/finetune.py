@@ -20,7 +20,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ssljax import augment, losses
 from ssljax.config import Config
 from ssljax.train import execution, memory
-from ssljax.train.loop import Trained, laid_out, mesh_of, progress_bar, sweep_epoch
+from ssljax.train.loop import Trained, progress_bar, sweep_epoch
+from ssljax.train.mesh import laid_out, mesh_of
 from ssljax.train.probe import linear_start
 from ssljax.train.scratch import keep_scratch
 from ssljax.train.step import (
@@ -36,6 +37,7 @@ from ssljax.train.step import (
     encoder_network,
     over_runs,
     remat,
+    spread,
     to_unit,
 )
 
@@ -117,9 +119,9 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int, p
     ) -> tuple[jax.Array, Any, Tree]:
         index = jax.lax.dynamic_slice(order, (step % steps_per_epoch * batch_size,), (batch_size,))
         key = derive(hyper["seed"], step, FINETUNE_VIEWS)
-        traced = jax.tree.map(jnp.float32, values)
+        index, traced = spread(index), jax.tree.map(jnp.float32, values)
         drawn = augment.apply_view(view, key, to_unit(data.images[index]), traced, image_size=config.image_size)
-        x, y = (drawn - data.mean) / data.std, data.labels[index]
+        x, y = spread((drawn - data.mean) / data.std), data.labels[index]
 
         def loss(params: Tree) -> tuple[jax.Array, Tree]:
             variables = {"params": params["backbone"], "batch_stats": state.stats["backbone"]}
@@ -203,17 +205,19 @@ def fit(
         config,
         batch_size=min(config.finetune_batch_size, len(labels)),
         run_axis=execution.run_axis(config, need.activations),
+        mesh="",  # what is asked for is for the training, and these runs may be others
     )
-    sizes = memory.split(config, need, len(seeds), "--finetune_batch_size")
+    devices = jax.local_devices()
+    sizes = memory.split(config, need, len(seeds), "--finetune_batch_size", devices=len(devices))
     tuned: list[State] = []
     with progress_bar(f"{name}: fine-tuning", len(seeds), program.total_steps * len(sizes), progress) as bar:
         for end, size in zip(itertools.accumulate(sizes), sizes):
             part = slice(end - size, end)
-            mesh = mesh_of(size)
+            mesh = mesh_of(config, size, devices)
             laid, everywhere = NamedSharding(mesh, PartitionSpec("run")), NamedSharding(mesh, PartitionSpec())
             hyper = jax.device_put({"seed": seeds[part]}, laid)
             data = jax.device_put(data, everywhere)
-            init = jax.jit(laid_out(over_runs(program.init, (0, axis)), (0, axis), mesh))
+            init = laid_out(over_runs(program.init, (0, axis)), (0, axis), mesh)
             # Copies: the steps donate their state, and the runs as they were are still asked for.
             own = (jnp.array(leaf if shared else leaf[part]) for leaf in leaves)
             state = init(hyper, jax.device_put(jax.tree.unflatten(tree, own), everywhere if shared else laid))

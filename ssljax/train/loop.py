@@ -1,12 +1,11 @@
 """The loop around a program: all its runs, epoch by epoch, with progress, logs, checkpoints and exact resume."""
 
-import json
 import logging
-import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +15,15 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from ssljax import sweeps
-from ssljax.config import Config
+from ssljax import preemption, processes, sweeps
+from ssljax.config import MESH_AXES, Config
 from ssljax.errors import UserError
-from ssljax.files import replacing
+from ssljax.preemption import Terminated
 from ssljax.sweeps import Run
 from ssljax.train import execution
 from ssljax.train.checkpoints import Checkpoints
+from ssljax.train.logs import Writers, append, forget_after, rows_of
+from ssljax.train.mesh import laid_out, mesh_of
 from ssljax.train.scratch import keep_scratch
 from ssljax.train.step import Data, Program, State, make_program, over_runs
 
@@ -71,8 +72,10 @@ def program_of(config: Config, count: int, channels: int, classes: int = 0) -> P
     return make_program(config, count, channels, classes)
 
 
-def prepare(config: Config, runs: Sequence[Run], data: Data, classes: int = 0) -> Trained:
-    """The runs of a resolved config before their first step; errors as `program_of`.
+def prepare(
+    config: Config, runs: Sequence[Run], data: Data, classes: int = 0, devices: Sequence[jax.Device] | None = None
+) -> Trained:
+    """The runs of a resolved config before their first step, on these devices or on all; errors as `program_of`.
 
     Labels stay with the data only where the method learns from them.
     """
@@ -80,34 +83,11 @@ def prepare(config: Config, runs: Sequence[Run], data: Data, classes: int = 0) -
     program = program_of(config, data.images.shape[0], data.images.shape[-1], classes)
     data = data if program.labels else data._replace(labels=())
     hyper = sweeps.stack([sweeps.hyper(config, run) for run in runs])
-    mesh = mesh_of(len(runs))
-    hyper = jax.device_put(hyper, NamedSharding(mesh, _RUN))
-    data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
-    state = jax.jit(laid_out(over_runs(program.init, (0,)), (0,), mesh))(hyper)
+    mesh = mesh_of(config, len(runs), devices)
+    hyper = processes.put(hyper, NamedSharding(mesh, _RUN))
+    data = processes.put(data, NamedSharding(mesh, PartitionSpec()))
+    state = laid_out(over_runs(program.init, (0,)), (0,), mesh)(hyper)
     return Trained(program, tuple(runs), state, hyper, data, 0)
-
-
-def mesh_of(runs: int) -> Mesh:
-    """As many devices as divide the run axis: each holds whole runs and all images."""
-    count = execution.devices_for(runs)
-    if count < jax.device_count():
-        log.info("%d runs on %d of %d devices: their number must divide the runs", runs, count, jax.device_count())
-    # Auto: shardings are the compiler's business, not part of the types that `vmap` sees.
-    return jax.make_mesh((count,), ("run",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
-
-
-def laid_out(function: Callable[..., Any], axes: tuple[int | None, ...], mesh: Mesh | None) -> Any:
-    """A function of many runs whose every device computes its own runs and nothing else.
-
-    Args:
-      function: of many runs, from `over_runs`.
-      axes: 0 for each argument that has a run axis, None for what the runs share.
-      mesh: with the axis "run"; None for the devices that the arguments are on.
-    """
-    if mesh is None or mesh.size == 1:
-        return function
-    specs = tuple(_RUN if axis == 0 else PartitionSpec() for axis in axes)
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_RUN, check_vma=False)
 
 
 def sweep_step(
@@ -127,41 +107,62 @@ def sweep_step(
         return jax.lax.scan(lambda s, i: program.step(s, hyper, data, order, first + i), state, jnp.arange(steps))
 
     # The runs outside, the steps inside: runs that are executed one after another then keep their state for many steps.
-    all_runs = laid_out(over_runs(chunk, axes, config.run_axis), axes, mesh)
+    all_runs = over_runs(chunk, axes, config.run_axis)
 
-    @partial(jax.jit, donate_argnums=0)
-    def many(state: State, hyper: Any, data: Data, order: jax.Array, first: jax.Array) -> Any:
-        state, metrics = all_runs(state, hyper, data, order, first)
+    def many(*args: Any) -> tuple[State, dict[str, jax.Array]]:
+        state, metrics = all_runs(*args)
         return state, jax.tree.map(jnp.transpose, metrics)
 
-    return many
+    return laid_out(many, axes, mesh, donate=True, metrics=True)
 
 
-def sweep_epoch(config: Config, program: Program, mesh: Mesh) -> Callable[..., tuple[State, dict[str, np.ndarray]]]:
-    """The steps of an epoch of all runs: (state, hyper, data, epoch, progress bar) -> (state, metrics [steps, runs]).
+Metrics = dict[str, np.ndarray]
+"""Each number of some steps, [steps, runs]."""
 
-    The state is donated.
+
+def sweep_epoch(config: Config, program: Program, mesh: Mesh) -> Callable[..., tuple[State, Metrics]]:
+    """The steps of an epoch of all runs: (state, hyper, data, epoch, progress bar, begun, stop) -> (state, metrics).
+
+    `begun` are the metrics of an epoch's first steps, that are done already. `stop` is asked after each call, with the number of
+    steps done since the first epoch; where it says so the epoch ends early, as the metrics' length tells. The state is donated.
     """
     per_call = execution.steps_per_dispatch(config, program.steps_per_epoch)
-    sizes = (per_call, program.steps_per_epoch % per_call)  # and what is left over of an epoch
-    steps = {n: sweep_step(config, program, n, mesh) for n in sizes if n}
-    order_of = jax.jit(laid_out(over_runs(program.order, (0, None)), (0, None), mesh))
+    order_of = laid_out(over_runs(program.order, (0, None)), (0, None), mesh)
 
-    def one(state: State, hyper: Any, data: Data, epoch: int, bar: tqdm) -> tuple[State, dict[str, np.ndarray]]:
+    @cache
+    def steps(count: int) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+        return sweep_step(config, program, count, mesh)
+
+    def one(
+        state: State,
+        hyper: Any,
+        data: Data,
+        epoch: int,
+        bar: tqdm,
+        begun: Metrics | None = None,
+        stop: Callable[[int], bool] = lambda step: False,
+    ) -> tuple[State, Metrics]:
         order = order_of(hyper, epoch)
-        collected: list[dict[str, jax.Array]] = []
-        done = 0
+        collected: list[Any] = [begun] if begun else []
+        before, done = epoch * program.steps_per_epoch, steps_in(begun)
         while done < program.steps_per_epoch:
             n = min(per_call, program.steps_per_epoch - done)
-            state, metrics = steps[n](state, hyper, data, order, epoch * program.steps_per_epoch + done)
+            state, metrics = steps(n)(state, hyper, data, order, before + done)
             collected.append(metrics)
             done += n
             if len(collected) > 1:  # waits for the call before, so that the bar tells the truth
                 jax.block_until_ready(collected[-2])
             bar.update(n)
+            if stop(before + done):
+                break
         return state, {k: np.concatenate([np.asarray(m[k]) for m in collected]) for k in collected[0]}
 
     return one
+
+
+def steps_in(metrics: Metrics | None) -> int:
+    """How many steps some metrics are of."""
+    return len(next(iter(metrics.values()))) if metrics else 0
 
 
 def progress_bar(name: str, runs: int, steps: int, shown: bool, done: int = 0) -> tqdm:
@@ -202,20 +203,62 @@ def pretrain(
     """
     store = Checkpoints(checkpoints, config.keep)
     try:
-        restored = store.restore(trained.state)
-        start, state = restored if restored else (0, trained.state)
-        if restored:  # both would not fit where one does
+        start, state, begun = _resumed(config, trained, store)
+        if state is not trained.state:  # both would not fit where one does
             jax.tree.map(lambda leaf: leaf.delete(), trained.state)
-        _forget_after(metrics_file, name, start)
-        if start:
-            log.info("%s: resuming after epoch %d of %d", name, start, config.epochs)
+        if processes.first():
+            forget_after(metrics_file, name, start)
+        if start or begun:
+            steps = f" and {steps_in(begun)} of {trained.program.steps_per_epoch} steps" if begun else ""
+            log.info("%s: resuming after epoch %d of %d%s", name, start, config.epochs, steps)
         if start < config.epochs:
-            state = _epochs(
-                config, trained._replace(state=state), name, start, store, metrics_file, tensorboard, progress
-            )
+            shown = progress and processes.first()
+            trained = trained._replace(state=state)
+            state = _epochs(config, trained, name, start, begun, store, metrics_file, tensorboard, shown)
     finally:
         store.close()
+    if processes.first():
+        shutil.rmtree(_halted(store), ignore_errors=True)  # the last epoch's is newer
     return trained._replace(state=state, epoch=config.epochs)
+
+
+def _halted(store: Checkpoints) -> Path:
+    """Where the state stands that a signal has stopped in the middle of an epoch."""
+    return store.folder / "halted"
+
+
+def _resumed(config: Config, trained: Trained, store: Checkpoints) -> tuple[int, State, Metrics | None]:
+    """What training goes on from: (epochs that are finished, state, metrics of what is done of the next)."""
+    per_epoch = trained.program.steps_per_epoch
+    if _halted(store).is_dir():
+        halted = Checkpoints(_halted(store), 1, "step")
+        if (halted.newest() or 0) > (store.newest() or 0) * per_epoch:
+            order = jax.eval_shape(over_runs(trained.program.order, (0, None)), trained.hyper, 0)
+            step = sweep_step(config, trained.program, 1, trained.mesh)
+            _, metrics = jax.eval_shape(step, trained.state, trained.hyper, trained.data, order, 0)
+            everywhere = NamedSharding(trained.mesh, PartitionSpec())
+            shapes = {
+                name: jax.ShapeDtypeStruct((per_epoch, *m.shape[1:]), m.dtype, sharding=everywhere)
+                for name, m in metrics.items()
+            }
+            found = halted.restore({"state": trained.state, "metrics": shapes})
+            if found:
+                epoch, done = divmod(found[0], per_epoch)
+                return epoch, found[1]["state"], {k: np.asarray(m)[:done] for k, m in found[1]["metrics"].items()}
+        halted.close()
+    epoch, state = store.restore(trained.state) or (0, trained.state)
+    return epoch, state, None
+
+
+def _halt(store: Checkpoints, state: State, epoch: int, values: Metrics, per_epoch: int) -> None:
+    """Saves what `_resumed` finds."""
+    done = steps_in(values)
+    padded = {
+        name: np.concatenate([m, np.zeros((per_epoch - done, *m.shape[1:]), m.dtype)]) for name, m in values.items()
+    }
+    halted = Checkpoints(_halted(store), 1, "step")
+    halted.save(epoch * per_epoch + done, {"state": state, "metrics": padded})
+    halted.close()
 
 
 def restore(trained: Trained, checkpoints: Path, keep: int) -> Trained:
@@ -234,11 +277,29 @@ def restore(trained: Trained, checkpoints: Path, keep: int) -> Trained:
     return trained._replace(epoch=found[0], state=found[1])
 
 
+def here(trained: Trained) -> Trained | None:
+    """The same runs with everything on this process's devices, where one process is to do the rest; None in every other.
+
+    All processes call it. What is measured then is no affair of theirs: a program over the devices of one process alone.
+    """
+    if not processes.several():
+        return trained
+    state, hyper = processes.fetch((trained.state, trained.hyper))
+    if not processes.first():
+        return None
+    count = max(n for n in range(1, jax.local_device_count() + 1) if len(trained.runs) % n == 0)
+    mesh = jax.make_mesh((count, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:count])
+    state, hyper = jax.device_put((state, hyper), NamedSharding(mesh, _RUN))
+    data = jax.device_put(jax.tree.map(np.asarray, trained.data), NamedSharding(mesh, PartitionSpec()))
+    return trained._replace(state=state, hyper=hyper, data=data)
+
+
 def _epochs(
     config: Config,
     trained: Trained,
     name: str,
     start: int,
+    begun: Metrics | None,
     store: Checkpoints,
     metrics_file: Path,
     tensorboard: Path,
@@ -247,25 +308,33 @@ def _epochs(
     program, runs, state, hyper, data, _ = trained
     steps_of = sweep_epoch(config, program, trained.mesh)
     axes = (0, 0, None)
-    on_epoch = jax.jit(
-        laid_out(over_runs(program.on_epoch, axes, config.run_axis), axes, trained.mesh), donate_argnums=0
-    )
-    if start == 0:
-        state = fill_memory(config, trained, name)
-    alive = np.asarray(state.alive)
-    writers = _Writers(tensorboard, runs, start + 1)
+    on_epoch = laid_out(over_runs(program.on_epoch, axes, config.run_axis), axes, trained.mesh, donate=True)
     images_a_step = config.batch_size * len(runs)
-    before = start * program.steps_per_epoch
-    with progress_bar(name, len(runs), program.total_steps, progress, before) as bar:
+    before = start * program.steps_per_epoch + steps_in(begun)
+    with (
+        preemption.heard() as stop,
+        Writers(tensorboard, runs, start + 1) as writers,
+        progress_bar(name, len(runs), program.total_steps, progress, before) as bar,
+    ):
+        if before == 0:
+            state = fill_memory(config, trained, name)
+        alive = processes.fetch(state.alive)
         for epoch in range(start, config.epochs):
             began = time.perf_counter()
-            state = on_epoch(state, hyper, epoch)
-            state, values = steps_of(state, hyper, data, epoch, bar)
-            speed = images_a_step * program.steps_per_epoch / (time.perf_counter() - began)
-            was_alive, alive = alive, np.asarray(state.alive)
-            rows = _rows(name, runs, epoch + 1, values, alive, speed)
-            _append(metrics_file, rows)
-            writers.write(rows)
+            if not begun:
+                state = on_epoch(state, hyper, epoch)
+            state, values = steps_of(state, hyper, data, epoch, bar, begun, stop)
+            steps, begun = steps_in(values) - steps_in(begun), None
+            if steps_in(values) < program.steps_per_epoch:
+                _halt(store, state, epoch, values, program.steps_per_epoch)
+                done = f"{epoch * program.steps_per_epoch + steps_in(values)} of {program.total_steps}"
+                raise Terminated(f"terminated in epoch {epoch + 1}; the same command goes on after step {done}")
+            speed = images_a_step * steps / (time.perf_counter() - began)
+            was_alive, alive = alive, processes.fetch(state.alive)
+            rows = rows_of(name, runs, epoch + 1, values, alive, speed)
+            if processes.first():
+                append(metrics_file, rows)
+                writers.write(rows)
             for run in (r for r, before, now in zip(runs, was_alive, alive) if before and not now):
                 log.warning(
                     "%s: run %s diverged in epoch %d (loss or gradient not finite) and is frozen",
@@ -279,12 +348,13 @@ def _epochs(
                 f"epoch {epoch + 1}/{config.epochs}, loss {shown}, {speed:,.0f} images/s", refresh=False
             )
             last = epoch + 1 == config.epochs or not alive.any()
-            if last or (epoch + 1) % config.checkpoint_every == 0:
+            if last or stop.asked or (epoch + 1) % config.checkpoint_every == 0:
                 store.save(config.epochs if last else epoch + 1, state)
             if last:
                 break
+            if stop.asked:
+                raise Terminated(f"terminated; the same command goes on after epoch {epoch + 1} of {config.epochs}")
         bar.update(program.total_steps - bar.n if not alive.any() else 0)
-    writers.close()
     return state
 
 
@@ -295,67 +365,8 @@ def fill_memory(config: Config, trained: Trained, name: str) -> State:
         return state
     log.info("%s: a pass over the images fills the memory of %s", name, config.method)
     axes = (0, 0, None, 0, None)
-    one = jax.jit(laid_out(over_runs(program.fill, axes, config.run_axis), axes, trained.mesh), donate_argnums=0)
-    order = jax.jit(laid_out(over_runs(program.order, (0, None)), (0, None), trained.mesh))(hyper, 0)
+    one = laid_out(over_runs(program.fill, axes, config.run_axis), axes, trained.mesh, donate=True)
+    order = laid_out(over_runs(program.order, (0, None)), (0, None), trained.mesh)(hyper, 0)
     for step in range(program.steps_per_epoch):
         state = one(state, hyper, data, order, step)
     return state
-
-
-def _rows(
-    name: str, runs: Sequence[Run], epoch: int, values: dict[str, np.ndarray], alive: np.ndarray, speed: float
-) -> list[dict[str, Any]]:
-    """One row of metrics a run: means over the epoch's steps. JSON has no NaN: what is not finite becomes null."""
-    rows = []
-    for i, run in enumerate(runs):
-        means = {k: float(v[:, i].mean()) for k, v in values.items()}
-        finite = {k: v if math.isfinite(v) else None for k, v in means.items()}
-        row = {"program": name, "run": f"{name}/{run.name}", "seed": run.seed, **run.swept, "epoch": epoch, **finite}
-        row["images_per_second"] = round(speed, 1)
-        if not alive[i]:
-            row |= {"loss": None, "diverged": True}
-        rows.append(row)
-    return rows
-
-
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def _forget_after(path: Path, name: str, epoch: int) -> None:
-    """Drops a program's metrics of epochs that will be trained again, and a last line that was cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["program"] != name or row["epoch"] <= epoch:
-            kept.append(line + "\n")
-    with replacing(path) as file:
-        file.writelines(kept)
-
-
-class _Writers:
-    """TensorBoard event files, one folder a run."""
-
-    def __init__(self, folder: Path, runs: Sequence[Run], first_epoch: int):
-        from tensorboardX import SummaryWriter
-
-        # What a killed process wrote of these epochs and later ones is dropped by the viewer.
-        self._writers = [
-            SummaryWriter(str(folder / run.name.replace(",", "_")), purge_step=first_epoch) for run in runs
-        ]
-
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        for writer, row in zip(self._writers, rows):
-            for key, value in row.items():
-                if isinstance(value, float):
-                    writer.add_scalar(key, value, row["epoch"])
-
-    def close(self) -> None:
-        for writer in self._writers:
-            writer.close()

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from ssljax import sweeps
 from ssljax.config import Config
 from ssljax.errors import UserError
-from ssljax.train.execution import devices_for
+from ssljax.train.execution import layout
 from ssljax.train.step import Data, Program, State
 
 log = logging.getLogger("ssljax")
@@ -106,7 +107,7 @@ def needed(program: Program, state: State, hyper: Any, data: Data) -> Memory:
 
 def available() -> int:
     """Bytes that a program may plan with on each device: of what the device reports, or of the machine's or container's memory."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return round(USABLE["gpu"] * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -120,7 +121,15 @@ def available() -> int:
     return round(USABLE["cpu"] * free)
 
 
-def split(config: Config, memory: Memory, runs: int, flag: str = "--batch_size") -> tuple[int, ...]:
+def split(
+    config: Config,
+    memory: Memory,
+    runs: int,
+    flag: str = "--batch_size",
+    *,
+    free: int | None = None,
+    devices: int | None = None,
+) -> tuple[int, ...]:
     """How many runs of a config go into each of its programs: as few programs as fit, of sizes as equal as can be.
 
     Args:
@@ -128,28 +137,41 @@ def split(config: Config, memory: Memory, runs: int, flag: str = "--batch_size")
       memory: of one of its runs.
       runs: how many there are.
       flag: what their batch is set by, for messages.
+      free: bytes that can be used on each device; None for what this process finds `available`.
+      devices: as for `ssljax.train.execution.layout`.
 
     Raises:
       UserError: not even one run fits, or fewer than asked for.
     """
-    free = available()
-    fitting = memory.fits(free, config.run_axis)  # on one device
-    if fitting == 0:
+    free = available() if free is None else free
+    asked = even(runs, config.max_runs_per_program)
+    for size in asked:
+        layout(config, size, devices)  # refuses what cannot be laid out, however much memory there is
+
+    @cache
+    def held(size: int) -> int:
+        """How many runs the devices of a program of so many hold; 0 for a program that cannot be laid out."""
+        try:
+            each = layout(config, size, devices)
+        except UserError:
+            return 0
+        own = memory._replace(activations=memory.activations // each.data)
+        return each.run * own.fits(free, config.run_axis)
+
+    def fits(sizes: tuple[int, ...]) -> bool:
+        return all(size <= held(size) for size in set(sizes))
+
+    if fits(asked):
+        return asked
+    if not any(held(size) for size in range(1, runs + 1)):
         raise UserError(
             f"{flag}: not even one run fits: {memory}; {size_text(free)} can be used; give a smaller {flag}, "
             "--image_size or --width, or --remat=blocks"
         )
-
-    def fits(sizes: tuple[int, ...]) -> bool:
-        return all(size <= fitting * devices_for(size) for size in sizes)
-
-    asked = even(runs, config.max_runs_per_program)
-    if fits(asked):
-        return asked
     if config.max_runs_per_program:
         raise UserError(
             f"--max_runs_per_program: {config.max_runs_per_program} runs do not fit: {memory}; {size_text(free)} can be used; "
-            f"at most {fitting} fit on a device"
+            f"at most {held(asked[0])} fit"
         )
     sizes = next(sizes for most in range(runs, 0, -1) if fits(sizes := even(runs, most)))
     log.info(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from ssljax import augment, sweeps
 from ssljax.config import Config
@@ -100,6 +101,17 @@ def derive(seed: jax.Array, step: jax.Array | int, purpose: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), purpose)
 
 
+def spread(batch: jax.Array) -> jax.Array:
+    """A batch, each of the mesh's devices along "data" holding its share of the images; as it is where there is no such mesh.
+
+    The rest is the compiler's work. It keeps to the meaning of the program as written, so that a mean, a covariance or a solver's
+    marginal over the batch is over all of it.
+    """
+    if "data" not in jax.sharding.get_abstract_mesh().axis_names:
+        return batch
+    return jax.lax.with_sharding_constraint(batch, PartitionSpec("data"))
+
+
 def encoder_network(config: Config) -> Any:
     """The backbone, a flax module, that a resolved config asks for."""
     return backbone(
@@ -160,6 +172,7 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
         return jax.random.permutation(derive(hyper["seed"], epoch, ORDER), n_images)
 
     def draw(hyper: Tree, data: Data, index: jax.Array, step: jax.Array, purpose: int = VIEWS) -> Batch:
+        index = spread(index)
         images = to_unit(data.images[index])
         key = derive(hyper["seed"], step, purpose)
         views = (
@@ -173,7 +186,7 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
             for i, view in enumerate(method.views)
         )
         labels = data.labels[index] if method.labels else ()
-        return Batch(tuple((view - data.mean) / data.std for view in views), index, labels)
+        return Batch(tuple(spread((view - data.mean) / data.std) for view in views), index, labels)
 
     def batch_of(order: jax.Array, step: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(order, (step % steps_per_epoch * config.batch_size,), (config.batch_size,))

@@ -94,7 +94,9 @@ def test_defocus_is_the_disc_of_scipy():
     large = np.random.default_rng(1).random((196, 196, 1)).astype(np.float32)
     result = TRANSFORMS["defocus"]().apply(large, {"applied": ON, "radius": jnp.float32(3.7)})
     disc = np.clip(4.2 - np.hypot(y, x), 0, 1)[:, :, None]
-    np.testing.assert_allclose(result, ndimage.convolve(np.float64(large), disc / disc.sum(), mode="reflect"), atol=3e-6)
+    np.testing.assert_allclose(
+        result, ndimage.convolve(np.float64(large), disc / disc.sum(), mode="reflect"), atol=3e-6
+    )
 
 
 def test_defocus_draws_its_radius_uniformly():

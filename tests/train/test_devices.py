@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import jax
-import numpy as np
 import pytest
 
 from ssljax import config as config_lib
@@ -14,7 +13,7 @@ from ssljax.errors import UserError
 from ssljax.methods import METHODS
 from ssljax.train import execution
 
-# Walks methods and meshes in one process of simulated devices: the runs' losses, gradients and weights after two steps on each
+# Walks methods and meshes in one process of simulated devices: the runs' losses, gradients and weights of two steps on each
 # mesh, and how far they are from those on one device. Dense layers, so that compiling is cheap; one convolutional network more.
 SCRIPT = """
 import dataclasses, sys
@@ -45,15 +44,17 @@ def config_of(case):
         fitting |= dict(transforms="color_inversion")
     return ssljax.Config(**fitting, method=method, seeds=tuple(range(1, 9)), run_axis="vmap")
 
-def two_steps(program, trained, order):
+def steps(program, trained, order, count):
     functions, mesh = trained.program, trained.mesh
     step = loop.sweep_step(program.config, functions, 1, mesh)
     state, order = jax.tree.map(jnp.copy, trained.state), jax.device_put(order, trained.hyper["seed"].sharding)
     if functions.fill is not None:
         fill = laid_out(over_runs(functions.fill, (0, 0, None, 0, None)), (0, 0, None, 0, None), mesh)
-        state = fill(state, trained.hyper, trained.data, order, 0)
+        for i in range(functions.steps_per_epoch):
+            state = fill(state, trained.hyper, trained.data, order, i)
+        state = laid_out(over_runs(functions.on_epoch, (0, 0, None)), (0, 0, None), mesh)(state, trained.hyper, 0)
     told = []
-    for i in (0, 1):
+    for i in range(count):
         state, metrics = step(state, trained.hyper, trained.data, order, i)
         told.append(np.concatenate([np.asarray(metrics["loss"]), np.asarray(metrics["gradient_norm"])]))
     return state, np.stack(told)
@@ -73,7 +74,8 @@ for case in cases:
             state, hyper = jax.device_put((first.state, first.hyper), laid)
             trained = first._replace(state=state, hyper=hyper, data=jax.device_put(first.data, everywhere))
         assert dict(trained.mesh.shape) == sizes
-        state, told = two_steps(program._replace(config=config), trained, order)
+        # One of a deep network: in its second a last bit already moves a maximum of a pool, or a unit over its kink.
+        state, told = steps(program._replace(config=config), trained, order, 1 if '/' in case else 2)
         devices = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
         assert devices == {sizes["run"] * sizes["data"]}, devices
         for leaf in jax.tree.leaves(state):  # each device holds its runs whole
@@ -125,3 +127,36 @@ def test_every_method_on_every_mesh_equals_one_device():
 def test_a_batch_on_two_devices_equals_one():
     cases, meshes = ["simclr", "swav", "mira"], ["data:2"]
     check(walk(2, cases, meshes), cases, meshes)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ("runs:2", r"--mesh: unknown axis 'runs'; did you mean 'run'"),
+        ("run:2,run:2", r"--mesh: expected each axis once .* given 'run:2,run:2'"),
+        ("run:0", r"--mesh: expected each axis once with a number of devices"),
+        ("run:x", r"--mesh: expected each axis once with a number of devices"),
+        ("run:4,data:4", r"--mesh: run:4,data:4 is 16 devices, expected at most 8"),
+        ("run:4", r"--mesh: run:4 does not divide the 6 runs"),
+        ("run:2,data:3", r"--mesh: data:3 does not divide --batch_size=64"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_one_line(tiny, monkeypatch, mesh, message):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(UserError, match=message):
+        execution.layout(config_lib.resolve(tiny(mesh=mesh)), 6)
+
+
+def test_what_a_program_is_laid_over_unless_asked(tiny, monkeypatch):
+    config = config_lib.resolve(tiny(batch_size=60))
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    found = {runs: tuple(execution.layout(config, runs)) for runs in (1, 2, 3, 5, 8, 100)}
+    # Runs first; of what is left as many devices as divide 60.
+    assert found == {1: (1, 6), 2: (2, 4), 3: (3, 2), 5: (5, 1), 8: (8, 1), 100: (5, 1)}
+    # Several processes: every device of each, or a line.
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert execution.layout(dataclasses.replace(config, batch_size=64), 6) == (2, 4)
+    with pytest.raises(UserError, match="6 runs in batches of 63 cannot be laid over all 8 devices of 2 processes"):
+        execution.layout(dataclasses.replace(config, batch_size=63), 6)
+    with pytest.raises(UserError, match="run:2 is 2 devices, expected all 8 devices of 2 processes"):
+        execution.layout(dataclasses.replace(config, mesh="run:2"), 6)

@@ -71,7 +71,9 @@ def test_how_many_runs_fit():
 
 
 def config_with(**changes):
-    return types.SimpleNamespace(**{"run_axis": "vmap", "max_runs_per_program": 0, "mesh": "", "batch_size": 7, **changes})
+    return types.SimpleNamespace(
+        **{"run_axis": "vmap", "max_runs_per_program": 0, "mesh": "", "batch_size": 7, **changes}
+    )
 
 
 def test_runs_that_do_not_fit_are_split_or_refused(monkeypatch, caplog):

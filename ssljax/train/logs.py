@@ -1,0 +1,76 @@
+"""What is written down of each epoch: lines of metrics.jsonl, and TensorBoard's event files."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssljax import processes
+from ssljax.files import replacing
+from ssljax.sweeps import Run
+
+
+def rows_of(
+    name: str, runs: Sequence[Run], epoch: int, values: dict[str, np.ndarray], alive: np.ndarray, speed: float
+) -> list[dict[str, Any]]:
+    """One row of metrics a run: means over the epoch's steps. JSON has no NaN: what is not finite becomes null."""
+    rows = []
+    for i, run in enumerate(runs):
+        means = {k: float(v[:, i].mean()) for k, v in values.items()}
+        finite = {k: v if math.isfinite(v) else None for k, v in means.items()}
+        row = {"program": name, "run": f"{name}/{run.name}", "seed": run.seed, **run.swept, "epoch": epoch, **finite}
+        row["images_per_second"] = round(speed, 1)
+        if not alive[i]:
+            row |= {"loss": None, "diverged": True}
+        rows.append(row)
+    return rows
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def forget_after(path: Path, name: str, epoch: int) -> None:
+    """Drops a program's metrics of epochs that will be trained again, and a last line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["program"] != name or row["epoch"] <= epoch:
+            kept.append(line + "\n")
+    with replacing(path) as file:
+        file.writelines(kept)
+
+
+class Writers:
+    """TensorBoard event files, one folder a run."""
+
+    def __init__(self, folder: Path, runs: Sequence[Run], first_epoch: int):
+        from tensorboardX import SummaryWriter
+
+        # What a killed process wrote of these epochs and later ones is dropped by the viewer.
+        self._writers = [
+            SummaryWriter(str(folder / run.name.replace(",", "_")), purge_step=first_epoch)
+            for run in (runs if processes.first() else ())
+        ]
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        for writer, row in zip(self._writers, rows):
+            for key, value in row.items():
+                if isinstance(value, float):
+                    writer.add_scalar(key, value, row["epoch"])
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers:
+            writer.close()
