@@ -191,7 +191,7 @@ AVERAGE = "logreg@average"
 
 
 def average(measured: Sequence[Measurement]) -> list[Measurement]:
-    """The mean over the sets that one run is transferred to, each by its own metric (Table 5's last column); none of fewer than two."""
+    """The mean over the sets that one run is transferred to, each by its own metric (Table 5's last column); none of one set."""
     sets = [m for m in measured if m.evaluation.startswith("logreg@")]
     own = [m.value for m in sets if m.metric == transfer.metric_of(m.evaluation.partition("@")[2])]
     return [Measurement(AVERAGE, "label", "average", float(np.mean(own)))] if len(own) > 1 else []

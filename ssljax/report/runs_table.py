@@ -28,8 +28,8 @@ _TOLD = ("method", "backbone", "dataset", "transforms", "epoch")
 # told by other columns: the seed, the swept values, the epoch.
 _NO_SETTING = frozenset((
     "seeds", "sweep", "set", "epochs", "second_method", "second_transforms", "data_dir", "manual_dir", "cache_dir",
-    "run_axis", "mesh", "max_runs_per_program", "steps_per_dispatch", "remat", "checkpoint_every", "eval_every", "keep", "evaluations",
-    "focus", "superclasses", "study_of", "targets",
+    "run_axis", "mesh", "max_runs_per_program", "steps_per_dispatch", "remat", "checkpoint_every", "eval_every", "keep",
+    "evaluations", "focus", "superclasses", "study_of", "targets",
 ))  # fmt: skip
 
 
