@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssljax import augment, flags, representation, sweeps
+from ssljax import augment, flags, planning, representation, sweeps
 from ssljax.config import Config, resolve
 from ssljax.methods import METHODS
 from ssljax.report import tables
@@ -33,8 +33,10 @@ def at_the_root(monkeypatch):
 
 
 def resolved(file, *more):
-    text = "\n".join([f"--flagfile={file}", *more])
-    return [resolve(config) for config in flags.read_flagfile_text(text)]
+    given = flags.read_flagfile_text("\n".join([f"--flagfile={file}", *more]))
+    configs = [resolve(config) for config in given]
+    planning._refuse_without_effect(given, configs)
+    return configs
 
 
 def ends(config):
