@@ -12,6 +12,21 @@ choice        the setting of a sweep that validation images choose
 cells         the papers' claims of cells with verdicts
 advice        the value that suits a group of classes, and its cost to the others
 findings      the papers' claims with verdicts
+convergence   how fast the solvers of pseudo-labels come to rest on trained models
+comparison    two settings paired over seeds: difference, interval, permutation test
+reliability   how well measures without labels rank the runs of a sweep
 
-A module is imported from its own name (`from ssljax.study.bias import bias`).
+A module is imported from its own name (`from ssljax.study.bias import bias`); `compare` and its result stand here too.
 """
+
+from typing import Any
+
+__all__ = ["Comparison", "compare"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # scipy is imported when it is asked for
+        from ssljax.study import comparison
+
+        return getattr(comparison, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -155,3 +155,11 @@ def test_nothing_to_pair():
         compare(rows, {"hue": 0}, {"hue": 0.5}, evaluation="knn")
     with pytest.raises(UserError, match="has no seed to be paired by"):
         compare(rows_of({"hue": 0.0}, {None: 0.1}) + rows, {"hue": 0}, {"hue": 0.5})
+
+
+def test_it_stands_in_the_study_itself():
+    from ssljax import study
+
+    assert study.compare is compare
+    with pytest.raises(AttributeError, match="no attribute 'compared'"):
+        study.compared  # noqa: B018
