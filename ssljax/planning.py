@@ -290,8 +290,12 @@ def _names(given: Sequence[Config], configs: Sequence[Config]) -> list[str]:
             ["pretrained", *(n for n in each if n not in ("pretrained", "method"))] for each in (telling, differing)
         )
 
+    def value(name: str, own: Config, resolved: Config) -> Any:
+        # As given: the small size makes several values one.
+        return getattr(resolved, name) if getattr(own, name) is None else getattr(own, name)
+
     def names_by(fields: Sequence[str]) -> list[str]:
-        values = [[v for name in fields if (v := getattr(c, name)) != ""] for c in configs]
+        values = [[v for f in fields if (v := value(f, *both)) != ""] for both in zip(given, configs)]
         return ["-".join(files.get(v) or slug(str(v)) for v in each) or "none" for each in values]
 
     names = names_by(telling)

@@ -5,6 +5,7 @@ A data set that is not at hand is stood in for by a made miniature in its real l
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,17 +28,17 @@ _MOST: dict[str, int | float] = dict(
 def small(config: Config) -> Config:
     """A resolved config at the small size.
 
-    Epochs, and what a method counts in epochs, are a hundredth; batches a thirty-second, of 32 to 128 images; a ResNet-50 becomes
-    a ResNet-18; side and width of the network are at most 32 pixels and an eighth; at most 1,024 images of each split are used.
+    Epochs, and what a method counts in epochs, are a hundredth; batches a thirty-second, of 32 to 128 images; a network becomes
+    the shallowest of its family, a ResNet-50 a ResNet-18; side and width of the network are at most 32 pixels and an eighth; at
+    most 1,024 images of each split are used.
     """
     held = {name: getattr(config, name) for name in _MOST}
     values: dict[str, Any] = {name: min(_MOST[name], value) for name, value in held.items() if value is not None}
     values["max_images"] = min(config.max_images or IMAGES, IMAGES)
     values["dataset"] = at_hand(config.dataset, config.data_dir)
     values["evaluations"] = tuple(_evaluation(name, config.data_dir) for name in config.evaluations)
-    if config.backbone == "resnet50" and not config.pretrained:
-        values["backbone"] = "resnet18"
     if not config.pretrained:
+        values["backbone"] = _shallowest(config.backbone)
         batch_size = max(32, min(128, config.batch_size // BATCH))
         values |= dict(
             stem="cifar",
@@ -69,6 +70,15 @@ def said(config: Config) -> list[str]:
         f"This is the small size: networks, images and epochs (a {EPOCHS}th) are few, so that the study can be seen to run; the "
         f"numbers are not results, and not to be compared with published ones.{images}"
     ]
+
+
+def _shallowest(backbone: str) -> str:
+    """The backbone of the same name but for the depth in it, whose depth is the least."""
+    from ssljax.models import BACKBONES
+
+    family = re.sub(r"\d+", "", backbone)
+    kin = [name for name in BACKBONES if re.sub(r"\d+", "", name) == family]
+    return min(kin, key=lambda name: [int(number) for number in re.findall(r"\d+", name)], default=backbone)
 
 
 def _evaluation(name: str, data_dir: str) -> str:

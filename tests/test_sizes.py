@@ -42,6 +42,20 @@ def test_what_is_small_already_stays(tiny):
     assert (config.hidden_dim, config.output_dim, config.epochs, config.batch_size) == (16, 8, 3, 32)
 
 
+def test_small_keeps_the_numbers_of_the_data_set():
+    small = ssljax.Config(method="barlow_twins", preset="paper", dataset="imagenet2012", sizes="small", seeds=(1,))
+    config = resolve(small)
+    assert config.dataset == "miniature:imagenet2012"
+    assert float(ssljax.sweeps.hyper(config, ssljax.sweeps.runs(config)[0])["scale"]) == pytest.approx(0.024)
+
+
+def test_small_names_programs_by_what_was_given(tiny):
+    given = [tiny(sizes="small", backbone=b, batch_size=n) for b in ("resnet18", "resnet50") for n in (32, 256)]
+    assert {(c.backbone, c.batch_size) for c in map(resolve, given)} == {("resnet18", 32)}
+    names = [p.name for p in planning.plan(given, trained=False)]
+    assert names == ["resnet18-32", "resnet18-256", "resnet50-32", "resnet50-256"]
+
+
 def test_the_second_loss_is_as_small(tiny):
     config = resolve(tiny(sizes="small", width=1.0, second_transforms="rotation(degrees=90)"))
     assert config.width == config.second.width == 1 / 8

@@ -130,8 +130,9 @@ def _unknown(name: str, known: Sequence[str], root: str) -> UserError:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something, without tfds' preamble; the error's type where none does."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return re.sub(r"^Failed to construct dataset .*?\}\": ", "", line).rstrip(": ")  # tfds' own preamble
+    return re.sub(r"^Failed to construct dataset .*?\}\": ", "", line).rstrip(": ")
 
 
 @contextlib.contextmanager

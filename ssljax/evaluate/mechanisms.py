@@ -12,11 +12,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ssljax.data.bbbc021.metadata import CONTROL
 from ssljax.errors import UserError, unknown
 from ssljax.evaluate import profiles
 from ssljax.evaluate.arrays import normalized
 from ssljax.evaluate.measure import ClassMeasurement, Measurement
-from ssljax.evaluate.profiles import CONTROL, Strings, Table, Treatments
+from ssljax.evaluate.profiles import Strings, Table, Treatments
 
 Correction = Literal["none", "tvn", "tvn+coral"]
 _TIE = 1e-12  # cosines this near are equal: float64's rounding, with room
@@ -106,7 +107,7 @@ def measure_profiles(
 
     Args:
       features: [n, d], a row a cell.
-      metadata: column name -> [n], see `profiles.table`; `profiles.bbbc021_columns` makes it from BBBC021's names.
+      metadata: column name -> [n], see `profiles.table`; `data.cells.columns_of` makes it from BBBC021's names.
       correction: what the site profiles go through before mechanisms are told: nothing, TVN, or TVN and CORAL. Plates and batches
         are told from the profiles before it: CORAL maps each batch in a way of its own, by which noise tells its batch too (in
         512 dimensions and BBBC021's layout 55 % of sites, where chance is 11 %).

@@ -11,21 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ssljax.data.bbbc021.metadata import CONTROL
 from ssljax.errors import UserError, unknown
 from ssljax.evaluate.arrays import feature_matrix
 
 Strings = NDArray[np.str_]
 
-CONTROL = "DMSO"  # the compound of untreated wells in BBBC021
 RIDGE = 1.0  # TVN's and CORAL's: what is added to each eigenvalue (Ando et al.: the identity matrix)
 COLUMNS = ("compound", "concentration", "plate", "batch", "well", "site", "moa")
-# BBBC021's own names. An image's number is its own only together with its table's.
-_BBBC021 = {
-    "compound": "Image_Metadata_Compound",
-    "concentration": "Image_Metadata_Concentration",
-    "plate": "Image_Metadata_Plate_DAPI",
-    "well": "Image_Metadata_Well_DAPI",
-}
 _PERCENTILES = (1, 25, 50, 75, 99)  # of `pixel_statistics`; our choice
 _PIXELS_AT_ONCE = 2**23  # 64 MiB in float64, whatever the number of images
 
@@ -85,26 +78,6 @@ def table(features: ArrayLike, metadata: Mapping[str, ArrayLike]) -> Table:
         if given[name].shape != (len(matrix),):
             raise UserError(f"profiles: column '{name}' has shape {given[name].shape}, expected [{len(matrix)}]")
     return Table(matrix, {name: given[name].astype(np.str_) for name in COLUMNS})
-
-
-def bbbc021_columns(columns: Mapping[str, ArrayLike]) -> dict[str, Strings]:
-    """The metadata of `table` from columns under BBBC021's own names, as its image table and the crops' csv have them.
-
-    Args:
-      columns: column name -> [n]; beside `Image_Metadata_*` the numbers of table and image, which tell a site, and "moa" where
-        mechanisms were joined.
-
-    Raises:
-      UserError: a column that is missing.
-    """
-    for name in (*_BBBC021.values(), "TableNumber", "ImageNumber"):
-        if name not in columns:
-            raise UserError(f"profiles: the table has no column '{name}', expected BBBC021's own names")
-    made = {name: np.asarray(columns[own]).astype(np.str_) for name, own in _BBBC021.items()}
-    numbers = (np.asarray(columns[name]).astype(np.str_) for name in ("TableNumber", "ImageNumber"))
-    made["site"] = np.array(["/".join(pair) for pair in zip(*numbers, strict=True)], np.str_)
-    made["moa"] = np.asarray(columns.get("moa", [""] * len(made["plate"]))).astype(np.str_)
-    return made
 
 
 def site_profiles(cells: Table) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from ssljax.data.miniature import MADE
 from ssljax.errors import UserError, unknown
 from ssljax.methods import (
     barlow_twins,
@@ -131,7 +132,7 @@ def preset(method: str, name: str, dataset: str = "", flag: str = "--method") ->
     Args:
       method, name: keys of `METHODS` and `PRESETS`.
       dataset: as `--dataset` names it; decides only where the preset has a row for that data set, whatever its version, place
-        or configuration. A subset (imagenet2012_subset/1pct) counts as the set.
+        or configuration. A subset (imagenet2012_subset/1pct) and a made miniature count as the set.
       flag: what named the method, for messages.
 
     Raises:
@@ -144,7 +145,7 @@ def preset(method: str, name: str, dataset: str = "", flag: str = "--method") ->
         raise unknown("preset", name, names, "--preset")
     own = METHODS[method].PRESETS
     values = {**PRESETS[name], **own[name]}
-    special = f"{name}@{re.split('[:/]', dataset)[0].removesuffix('_subset')}"
+    special = f"{name}@{re.split('[:/]', dataset.removeprefix(MADE))[0].removesuffix('_subset')}"
     if special in PRESETS:
         if special not in own:
             having = ", ".join(known for known, module in METHODS.items() if special in module.PRESETS)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssljax.data.miniature import MADE
 from ssljax.errors import UserError
 from ssljax.evaluate.results import program_of, swept_names, write_csv
 
@@ -293,7 +294,7 @@ _SETTING_CELLS = ("transforms", "method", "backbone", "dataset")
 def _fits(cell: str, value: Any) -> bool:
     """Whether a cell of a target is empty or says the value; a made miniature goes by the name of its set."""
     try:
-        return cell in ("", str(value).removeprefix("miniature:")) or float(cell) == float(value)
+        return cell in ("", str(value).removeprefix(MADE)) or float(cell) == float(value)
     except ValueError:
         return False
 

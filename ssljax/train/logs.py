@@ -30,6 +30,7 @@ def rows_of(
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Adds rows to a file of JSON lines."""
     with path.open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 

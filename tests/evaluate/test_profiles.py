@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
+from ssljax.data.cells import columns_of
 from ssljax.errors import UserError
 from ssljax.evaluate import mechanisms, profiles
 from ssljax.evaluate.profiles import Table, Treatments
@@ -242,8 +243,6 @@ def test_what_a_table_cannot_give_is_a_note_and_what_is_wrong_an_error():
         profiles.table(features, {name: column for name, column in metadata.items() if name != "moa"})
     with pytest.raises(UserError, match=r"column 'well' has shape \(3,\), expected \[128\]"):
         profiles.table(features, {**metadata, "well": ["a", "b", "c"]})
-    with pytest.raises(UserError, match="no column 'Image_Metadata_Compound'"):
-        profiles.bbbc021_columns(metadata)
 
 
 def test_one_control_well_a_plate_is_grouped_by_site():
@@ -289,14 +288,11 @@ def test_pixel_statistics_are_scipys(dtype):
 
 
 def official_sites() -> dict[str, np.ndarray]:
-    with open(OFFICIAL / "BBBC021_v1_moa.csv", newline="") as file:
-        moa = {(row["compound"], float(row["concentration"])): row["moa"] for row in csv.DictReader(file)}
-    with gzip.open(OFFICIAL / "BBBC021_v1_image.csv.gz", "rt", newline="") as file:
+    path = OFFICIAL / "BBBC021_v1_image.csv.gz"
+    with gzip.open(path, "rt", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    keys = zip(columns["Image_Metadata_Compound"], columns["Image_Metadata_Concentration"].astype(float))
-    columns["moa"] = np.array([moa.get(key, "") for key in keys])
-    return profiles.bbbc021_columns(columns)
+    return columns_of(columns, str(path), str(OFFICIAL / "BBBC021_v1_moa.csv"))
 
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="needs BBBC021's metadata in SSLJAX_TEST_DATA/bbbc021")
