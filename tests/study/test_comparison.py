@@ -5,30 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from result_rows import rows_of
 from scipy import stats
 
 from ssljax.errors import UserError
 from ssljax.study import comparison
 from ssljax.study.comparison import compare
-
-
-def rows_of(setting, values, *, evaluation="linear", metric="top1", target="label", epoch=10, program="p"):
-    """Rows of results.csv for the values by seed of one setting."""
-    fixed = {"method": "simclr", "backbone": "vgg11", "dataset": "digits", "transforms": "t"}
-    return [
-        {
-            **{
-                "run": f"{program}/{setting},seed={seed}",
-                "seed": seed,
-                "hue": None,
-                **fixed,
-                **setting,
-                "epoch": epoch,
-            },
-            **{"evaluation": evaluation, "target": target, "metric": metric, "value": value},
-        }
-        for seed, value in values.items()
-    ]
 
 
 def two(a, b):
