@@ -1,6 +1,7 @@
 """The peers of the benchmarks do what ssljax does: the same views, the same loss, the same steps."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,11 +23,14 @@ from ssljax.train import optimizers
 torch = pytest.importorskip("torch")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+import machines  # noqa: E402
 import peers  # noqa: E402
 import processes  # noqa: E402
+import scaling_page  # noqa: E402
 import torch_networks  # noqa: E402
 import torch_peer  # noqa: E402
 import torch_transforms  # noqa: E402
+from collectives import Collective, collectives  # noqa: E402
 
 SIDES = {"mnist_first": (8, 16, 1), "mnist_second": (12, 16, 1), "cifar": (16, 16, 3)}  # given, wanted, channels
 SETS = sorted(SIDES)
@@ -215,3 +219,147 @@ def test_the_peer_takes_the_settings_of_a_config():
     }
     assert given.items() >= (expected | {"optimizer": "sgd", "learning_rate": "0.4", "precision": "bfloat16"}).items()
     assert "queue_size" not in given  # SimCLR has none
+
+
+def convolutions(blocks, bottleneck):
+    """(side of the input, kernel, stride, channels in, channels out) of a ResNet at 224 px, from table 1 of He et al., 2016."""
+    yield 224, 7, 2, 3, 64
+    side, given = 56, 64  # after the pool
+    for stage, count in enumerate(blocks):
+        wide = 64 * 2**stage
+        out = 4 * wide if bottleneck else wide
+        for block in range(count):
+            stride = 2 if stage and not block else 1  # of the first 3x3, as torchvision has it
+            inner = side // stride
+            if bottleneck:
+                yield from ((side, 1, 1, given, wide), (side, 3, stride, wide, wide), (inner, 1, 1, wide, out))
+            else:
+                yield from ((side, 3, stride, given, wide), (inner, 3, 1, wide, out))
+            if stride != 1 or given != out:
+                yield side, 1, stride, given, out
+            side, given = inner, out
+
+
+def products(side, kernel, stride, given, out, inside):
+    """Multiplications of a convolution: of all taps, or only of those inside the image."""
+    places = np.arange(0, side, stride)[:, None] + np.arange(kernel) - kernel // 2
+    taps = ((places >= 0) & (places < side)).sum() if inside else places.size
+    return int(taps) ** 2 * given * out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, blocks, published", [("resnet50", (3, 4, 6, 3), 4.09e9), ("resnet18", (2, 2, 2, 2), 1.81e9)]
+)
+def test_the_flops_that_are_counted_are_those_of_the_network(name, blocks, published):
+    each = list(convolutions(blocks, name == "resnet50"))
+    assert sum(products(*one, inside=False) for one in each) == pytest.approx(published, rel=0.01)
+    network = backbone(name, stem="imagenet", convolution="lax")
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(images.shape)))
+    cost = jax.jit(lambda v, x: network.apply(v, x)).lower(variables, images).cost_analysis()
+    # XLA leaves out the taps that only see padding, and counts normalisation, ReLU and the pool beside: 1 to 2 %.
+    inside = 2 * 2 * sum(products(*one, inside=True) for one in each)
+    assert inside < cost["flops"] < 1.02 * inside
+
+
+HLO = """
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body.1 (s: (f32[3000])) -> (f32[3000]) {
+  %r = f32[3000]{0} all-reduce(%x), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+}
+
+%condition.1 (s: (f32[3000])) -> pred[] {
+}
+
+ENTRY %main (p: f32[64]) -> f32[64] {
+  %w = (f32[3000]{0}) while(%p), condition=%condition.1, body=%body.1
+  %two = (f32[1,4]{1,0}, /*index=1*/bf16[8]{0}) all-reduce(%a, %b), replica_groups=mesh['run'=2,'data'=4] {'data'}, to_apply=%add
+  %g = s32[64]{0} all-gather(%p), replica_groups=[1,8]<=[8], dimensions={0}
+  %s = f32[2,2]{1,0} reduce-scatter(%p), replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%add
+  %c = u8[10]{0} collective-permute(%p), source_target_pairs={{0,1},{1,0}}
+  %alone = f32[9]{0} all-reduce(%p), replica_groups=[8,1]<=[8], to_apply=%add
+  ROOT %none = f32[64]{0} add(%p, %p)
+}
+"""
+
+
+def test_collectives_are_read_from_a_program_s_text():
+    found = {each.kind + "*" * each.looped: each for each in collectives(HLO)}
+    assert found == {
+        "all-reduce*": Collective("all-reduce", 12_000, 4, True),
+        "all-reduce": Collective("all-reduce", 32, 4),
+        "all-gather": Collective("all-gather", 256, 8),
+        "reduce-scatter": Collective("reduce-scatter", 16, 4),
+        "collective-permute": Collective("collective-permute", 10, 2),
+    }
+    # A ring of n sends an array of b bytes in pieces of b/n: n-1 of them to sum it up, and as many to hand it round.
+    assert (found["all-reduce*"].sent, found["all-gather"].sent) == (2 * 3 * 3000, 7 * 32)
+    assert found["reduce-scatter"].sent == 3 * 16
+
+
+def test_a_step_takes_what_its_parts_take_by_hand():
+    machine = machines.Machine("made", 1e12, 1.0, 1.0, nvlink=2e9, adapter=0.1e9, utilisation=0.5, dollars=1.0)
+    found = [Collective("all-reduce", 8_000_000, 8), Collective("all-reduce", 8, 8, looped=True)]
+    spent = machines.times(machine, 1e10, found, iterations=10, devices=8)
+    assert spent.compute == pytest.approx(0.02)
+    assert spent.wires == pytest.approx((2 * 7 / 8 * 8_000_000 + 10 * 14) / (0.8 * 2e9))
+    assert spent.latency == pytest.approx(11 * 20e-6)
+    far = machines.times(machine, 1e10, found, iterations=10, devices=64)
+    # Eight adapters of a node are slower than its NVLink.
+    assert far.wires == pytest.approx(spent.wires * 2e9 / 0.8e9)
+    assert far.latency == pytest.approx(11 * 41e-6)
+
+
+def test_the_published_speed_is_what_the_a100_s_utilisation_says():
+    a100, h100, _ = machines.MACHINES
+    assert a100.utilisation * a100.flops / machines.RESNET50_FLOPS == pytest.approx(3510, rel=0.01)
+    # As much faster as its memory.
+    assert h100.utilisation * h100.flops / (a100.utilisation * a100.flops) == pytest.approx(3.35 / 2.039)
+
+
+# Counts of a tiny network without batch statistics on eight simulated devices: two streamed runs along "data", eight along "run".
+COUNTS = """
+import json, sys
+sys.path.insert(0, "benchmarks")
+import scaling
+
+tiny = "--dataset=digits --method=simclr --backbone=alexnet --width=0.0625 --image_size=32 --batch_size=64 --epochs=2".split()
+tiny += ["--warmup_epochs=1", "--transforms=horizontal_flip", *scaling.GPU]
+for own, streamed in (("--seeds=1,2 --mesh=data:8", True), ("--seeds=1,2,3,4,5,6,7,8 --mesh=run:8", False)):
+    found = scaling.count(scaling.settled(*tiny, *own.split()), scaling.Shapes(640, 32, 10, streamed))
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_on_eight_devices_is_an_eighth_of_the_work_and_reduces_the_gradient():
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTS], capture_output=True, text=True, env=environment, cwd=BENCHMARKS.parent
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    batch, runs = map(json.loads, done.stdout.splitlines())
+    # XLA counts the loop over two runs once, in the whole and in the part.
+    assert 8 * batch["flops"] / batch["flops of all"] < 1.2
+    found = [Collective(*each) for each in batch["collectives"]]
+    assert {each.group for each in found if each.kind != "collective-permute"} == {8}
+    reduced = sum(each.bytes for each in found if each.kind == "all-reduce")
+    # Of each of two views its part of the gradient, 4 bytes a parameter; and the gradient of 2 x 64 projections of 64 numbers.
+    assert reduced == pytest.approx(2 * 4 * batch["parameters"] + 4 * 128 * 64, rel=0.002)
+    # Runs share nothing but the numbers that are told.
+    assert runs["flops"] == pytest.approx(runs["flops of all"], rel=0.05)
+    assert {kind for kind, *_ in runs["collectives"]} == {"all-gather"}
+    assert sum(size for _, size, *_ in runs["collectives"]) < 1000
+
+
+def test_the_scaling_page_holds_what_was_counted():
+    rows = json.loads((BENCHMARKS / "results" / "scaling-cpu.json").read_text())["rows"]
+    text = (BENCHMARKS / "scaling.md").read_text()
+    assert scaling_page.page(text, rows) == text
+    # Three devices' shares of a step add up to the whole of it.
+    for each in scaling_page.counts(rows, "imagenet"):
+        assert each.found["flops"] * each.devices == pytest.approx(each.found["flops of all"], rel=0.1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -106,7 +107,8 @@ def inner_features(module: nn.Module, variables: Any, images: jax.Array) -> dict
 
 
 def apply_views(apply: Callable[[Any, Any], tuple[jax.Array, Any]], stats: Any, views: Any) -> tuple[jax.Array, Any]:
-    """Applies a network in train mode to each view on its own, as one batched computation.
+    """Applies a network in train mode to each view on its own, as one batched computation or, where batches are spread over
+    devices, one by one.
 
     Batch statistics are taken per view, and the running averages come out as if the views had been passed one after
     another: with r_i = m r + (1 - m) s_i from the shared start r, the sequential average is
@@ -120,8 +122,14 @@ def apply_views(apply: Callable[[Any, Any], tuple[jax.Array, Any]], stats: Any, 
     Returns:
       outputs [views, batch, ...] and the new statistics.
     """
-    outputs, updated = jax.vmap(apply, in_axes=(None, 0))(stats, views)
     n = len(jax.tree.leaves(views)[0])
+    if jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1:
+        # A batched convolution merges views and images into one axis, of which no sharding can give each device its share of every
+        # view: the compiler would gather the whole batch to all of them.
+        each = [apply(stats, jax.tree.map(itemgetter(i), views)) for i in range(n)]
+        outputs, updated = jax.tree.map(lambda *of_views: jnp.stack(of_views), *each)
+    else:
+        outputs, updated = jax.vmap(apply, in_axes=(None, 0))(stats, views)
     weights = BN_MOMENTUM ** jnp.arange(n - 1, -1, -1)
 
     def merge(old: jax.Array, new: jax.Array) -> jax.Array:
