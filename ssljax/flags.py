@@ -88,10 +88,10 @@ def _convert(name: str, kind: type, text: str) -> Any:
 
 
 def split_commas(text: str) -> list[str]:
-    """Splits at commas that stand outside parentheses; parts are stripped."""
+    """Splits at commas that stand outside parentheses and braces; parts are stripped."""
     parts, depth, start = [], 0, 0
     for i, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
+        depth += (character in "({") - (character in ")}")
         if character == "," and depth == 0:
             parts.append(text[start:i].strip())
             start = i + 1
@@ -141,6 +141,9 @@ def parse_argv(values: flags.FlagValues, argv: Sequence[str]) -> None:
         rest = values(list(argv))
     except flags.UnrecognizedFlagError as error:
         raise unknown("flag", f"--{error.flagname}", (f"--{name}" for name in values)) from None
+    except UnicodeDecodeError:
+        given = ", ".join(argument for argument in argv if "flagfile" in argument)
+        raise UserError(f"{given}: expected text in UTF-8, --name=value a line; the file, or one it names, is none") from None
     except (flags.Error, OSError) as error:
         raise UserError(str(error).removeprefix("ERROR:: ")) from None
     if rest[1:]:

@@ -1,8 +1,8 @@
 """Where images come from: one function, `load`, for every source.
 
-`digits` (embedded), `folder:DIR`, `imagenet100:DIR`, `aircraft:DIR`, `npz:FILE`, `bbbc021:DIR`, `crops:FILE`, or the name of any
-TensorFlow Datasets image set; `miniature:` before a name is a small made set in its layout. NumPy only; what reads a source is
-imported when that source is read.
+`digits` (embedded), `folder:DIR`, `table:FILE.csv`, `imagenet100:DIR`, `aircraft:DIR`, `npz:FILE`, `bbbc021:DIR`, `crops:FILE`,
+or the name of any TensorFlow Datasets image set; `miniature:` before a name is a small made set in its layout. NumPy only;
+what reads a source is imported when that source is read.
 """
 
 import functools
@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ssljax.data import aircraft, arrays, cells, digits, folder, imagenet100, miniature, tfds_source
-from ssljax.data.build import in_memory, part, write
-from ssljax.data.cache import fetch, folder_for, root_of
-from ssljax.data.source import Request, Source, Subset
+from ssljax.data import aircraft, arrays, cells, digits, folder, imagenet100, miniature, table, tfds_source
+from ssljax.data.build import in_files, in_memory, looked_at, part, write
+from ssljax.data.cache import fetch, folder_for, remembered, root_of
+from ssljax.data.source import NO_LABELS, Request, Source, Subset
 from ssljax.data.splits import Dataset, Split
 from ssljax.errors import UserError
 
@@ -28,8 +28,16 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "folder": folder.source,
     "imagenet100": imagenet100.source,
     "npz": arrays.source,
+    "table": table.source,
 }
-WITH_COLUMNS = ("bbbc021", "crops")  # sources that know more of an image than its label
+WITH_COLUMNS = ("bbbc021", "crops", "table")  # sources that know more of an image than its label
+# Options of `load` on how files are read: the sources that they are for, and their defaults.
+_OF_FILES: dict[str, tuple[tuple[str, ...], Any]] = {
+    "channels": (("folder", "table"), 0),
+    "channel_files": (("folder", "table"), ""),
+    "path_column": (("table",), ("path",)),
+    "split_column": (("table",), "split"),
+}
 
 
 def load(
@@ -43,6 +51,11 @@ def load(
     label: str = "",
     group: str = "",
     subset: Subset | None = None,
+    channels: int = 0,
+    channel_files: str = "",
+    path_column: tuple[str, ...] = ("path",),
+    split_column: str = "split",
+    decode: bool = False,
 ) -> Dataset:
     """Loads a set of images with its splits.
 
@@ -51,8 +64,9 @@ def load(
     plays test; without either, a stratified fifth of train does.
 
     Args:
-      name: `digits`; `folder:DIR`; `imagenet100:DIR`; `aircraft:DIR`; `npz:FILE`; `bbbc021:DIR`; `crops:FILE`; or a tfds name such
-        as `mnist` or `cifar10:3.0.2`. `miniature:` before one of them is the made set of `miniature.make`, kept beside the cache.
+      name: `digits`; `folder:DIR`; `table:FILE.csv`; `imagenet100:DIR`; `aircraft:DIR`; `npz:FILE`; `bbbc021:DIR`; `crops:FILE`;
+        or a tfds name such as `mnist` or `cifar10:3.0.2`. `miniature:` before one of them is the made set of
+        `miniature.make`, kept beside the cache.
       data_dir: where data lie: the folder that DIR and FILE are relative to, or tfds' data_dir.
       manual_dir: files downloaded by hand, for preparing a tfds set.
       cache_dir: where decoded images are kept; default $SSLJAX_CACHE or ~/.cache/ssljax/data.
@@ -60,10 +74,19 @@ def load(
         same. A validation split of the source takes precedence, unless it plays test.
       image_size: brings the shorter side to this many pixels, antialiased, and cuts the central square;
         0 leaves images as they are.
-      label: the column that is the label, of cells (`bbbc021:`, `crops:`); "" for the compound.
+      label: the column that is the label, of cells (`bbbc021:`, `crops:`) and tables; "" for the compound or the column "label".
+        "none": of a folder or table, there are no labels.
       group: the column whose values stay together when splits are drawn: all images of a value are held out, or none. "none":
-        images are held out one by one. "" for the field of view of cells, and none of other sets.
+        images are held out one by one. "" for the field of view of cells, the column "group" of a table that has it, none of
+        other sets.
       subset: of cells, a compound's and as many untreated ones, drawn before the splits are; None for all.
+      channels: of a folder or table, how often the channel of a grey image is repeated; 0 leaves it alone.
+      channel_files: of a folder where a file is a channel, how its files are named; see `listed.pattern`.
+      path_column: of a table, the column of the files' paths, relative to its folder or to `data_dir`; several where a file is a
+        channel.
+      split_column: of a table, the column that says train, validation or test, where it has it; "none" for none.
+      decode: no cache of decoded images: they are decoded each time that they are read, see `files.Decoded`. For folders, tables
+        and tfds sets.
 
     Returns:
       The set; images uint8 or uint16 [n, h, w, c], read-only.
@@ -91,17 +114,34 @@ def load(
             label=label,
             group=group,
             subset=subset,
+            channels=channels,
+            channel_files=channel_files,
+            path_column=path_column,
+            split_column=split_column,
+            decode=decode,
         )
         return found._replace(name=name)
     kind, _, place = name.partition(":")
-    if kind not in WITH_COLUMNS and (label or subset):
+    if kind not in WITH_COLUMNS and (label or subset) and (kind, label) != ("folder", NO_LABELS):
         flag, given = ("--label", label) if label else ("--compound", subset.compound if subset else "")
         raise UserError(
             f"{flag}: no more is known of the images of {name} than their labels; given {given}, expected none"
         )
-    request = Request(name, place, data_dir, manual_dir, image_size, label, subset)
+    own = {
+        "channels": channels,
+        "channel_files": channel_files,
+        "path_column": tuple(path_column),
+        "split_column": split_column,
+    }
+    for option, (kinds, default) in _OF_FILES.items():
+        if own[option] != default and kind not in kinds:
+            raise UserError(f"--{option}: is of {' and '.join(f'{one}:' for one in kinds)}; given with {name}")
+    request = Request(
+        name, place, data_dir, manual_dir, image_size, label, subset, channels, channel_files, tuple(path_column),
+        split_column, group, decode, cache_dir,
+    )  # fmt: skip
     source = SOURCES.get(kind, tfds_source.source)(request)
-    if source.location is None:
+    if source.location is None and not decode:
         return _named(in_memory(name, source.open(), validation_fraction, group))
 
     def build(new: str) -> dict[str, Any]:
@@ -115,6 +155,12 @@ def load(
     }
     if label or group or subset:
         key |= {"label": label, "group": group, "subset": subset}
+    key |= {option: value for option, value in own.items() if value != _OF_FILES[option][1]}
+    if decode:
+        contents, identity = source.open(), source.identity()
+        folder_of_it = folder_for(cache_dir, name, {**key, "decode": True})
+        known = remembered(folder_of_it, identity, lambda: looked_at(name, contents))
+        return _named(in_files(name, contents, identity, validation_fraction, group, known))
     return _named(fetch(folder_for(cache_dir, name, key), name, source.identity, build))
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ssljax.data.folder import identity
-from ssljax.data.pixels import Broken, SameShape, decode, in_blocks, resize
+from ssljax.data.formats import Broken, decode
+from ssljax.data.pixels import SameShape, in_blocks, resize
 from ssljax.data.source import Block, Contents, Request, Source, Stream
 from ssljax.errors import UserError
 

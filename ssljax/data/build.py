@@ -24,6 +24,7 @@ from ssljax.data.cache import (
     record_columns,
     writing,
 )
+from ssljax.data.files import Decoded, Files, decoded
 from ssljax.data.source import Contents, Stream
 from ssljax.data.splits import Dataset, Split, plan, some
 from ssljax.errors import UserError, unknown
@@ -34,6 +35,10 @@ BATCH = "plate"
 _PATIENCE_SECONDS = 2
 _NAMED = 5  # classes named in a line
 
+
+# Images that the mean and deviation of channels are measured on where measuring all would decode all of them: 50,000,000 pixels
+# even of 70 x 70 (our choice).
+SAMPLE = 10_000
 
 NO_GROUPS = "none"  # as `--group`: images are held out one by one
 
@@ -56,6 +61,81 @@ def in_memory(name: str, contents: Contents, validation_fraction: float, group: 
     return _described(name, splits, contents.class_names)
 
 
+def looked_at(name: str, contents: Contents) -> dict[str, Any]:
+    """What must be decoded to be known of a set whose images stay in their files: shape, dtype, mean and std of images.
+
+    Mean and deviation are those of at most `SAMPLE` training images, evenly spread over the set.
+
+    Raises:
+      UserError: a source whose images cannot be read one by one, or a split without a sound image.
+    """
+    with _quiet_readers():
+        train = decoded(_files(name, contents)["train"])
+        sample = train.take(np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int))
+        mean, std = channel_statistics(sample)
+    return {"shape": list(sample.shape[1:]), "dtype": str(sample.dtype), "mean": mean, "std": std}
+
+
+def in_files(
+    name: str,
+    contents: Contents,
+    identity: dict[str, Any],
+    validation_fraction: float,
+    group: str,
+    known: Mapping[str, Any],
+) -> Dataset:
+    """A set whose images stay in their files, to be decoded when they are read.
+
+    The fingerprint is made of the files' names, their bytes in all, labels and columns: nothing is decoded for it, and a copy of
+    the files has the same.
+
+    Args:
+      name: the data set.
+      contents: the opened source.
+      identity: the source's.
+      validation_fraction: see `plan`.
+      group: the column whose values are kept together; `NO_GROUPS` for none, "" for the source's own choice.
+      known: from `looked_at`.
+
+    Raises:
+      UserError: a source whose images cannot be read one by one, or what `plan` raises.
+    """
+    files = _files(name, contents)
+    sizes = {split: len(each.paths) for split, each in files.items()}
+    labels = {split: each.labels for split, each in files.items()}
+    columns = files["train"].columns
+    groups = _groups(name, group or contents.group, columns)
+    shape, dtype = tuple(known["shape"]), np.dtype(known["dtype"])
+    whole = {split: Split(decoded(each, (shape, dtype)), each.labels, each.columns) for split, each in files.items()}
+    splits: dict[str, Split] = {}
+    digests: dict[str, list[Any]] = {}
+    for split, (origin, rows) in plan(sizes, labels, validation_fraction, name, groups, columns.get(BATCH)).items():
+        splits[split] = one = whole[origin] if rows is None else whole[origin].rows(rows)
+        names = hashlib.sha256(
+            "\0".join(map(one.images.name_of, range(len(one.images)))).encode("utf-8", "surrogateescape")
+        )
+        digests[split] = [
+            [str(dtype), [len(one.images), *shape], names.hexdigest()],
+            one.labels if one.labels is None else content_of(one.labels),
+            *([content_of_columns(one.columns)] if one.columns else []),
+            identity.get("bytes"),
+        ]
+    mean, std = tuple(known["mean"]), tuple(known["std"])
+    return Dataset(name, splits, contents.class_names, mean, std, fingerprint(digests, contents.class_names))
+
+
+def _files(name: str, contents: Contents) -> dict[str, Files]:
+    """The source's splits where each image can be read by itself."""
+    streams = _streams(contents)
+    files = {split: stream.files for split, stream in streams.items() if stream.files is not None}
+    if len(files) < len(streams):
+        raise UserError(
+            f"--stream=decode: the images of {name} cannot be read one by one; that is for folder:, imagenet100:, table: and tfds "
+            "sets; give --stream=cache"
+        )
+    return files
+
+
 def part(dataset: Dataset, most: int) -> Dataset:
     """A data set of at most so many images of each split: stratified parts, always the same, copied into memory.
 
@@ -66,7 +146,8 @@ def part(dataset: Dataset, most: int) -> Dataset:
       most: images of a split; 0 for all.
 
     Returns:
-      The part, with the mean, deviation and fingerprint of what is in it; `dataset` itself where nothing is left out.
+      The part, with the mean, deviation and fingerprint of what is in it; `dataset` itself where nothing is left out. Images
+      that are decoded as they are read stay so, and keep the whole set's mean and deviation.
     """
     if not most or all(len(split.images) <= most for split in dataset.splits.values()):
         return dataset
@@ -77,6 +158,8 @@ def part(dataset: Dataset, most: int) -> Dataset:
             classes = None if labels is None or labels.ndim > 1 or len(np.unique(labels)) > most else labels
             split = split.rows(some(size, classes, most))
         splits[name] = split
+    if isinstance(splits["train"].images, Decoded):
+        return dataset._replace(splits=splits, fingerprint=fingerprint({"part": [dataset.fingerprint, most]}, None))
     return _described(dataset.name, splits, dataset.class_names)
 
 
@@ -292,7 +375,7 @@ def _streams(contents: Contents) -> dict[str, Stream]:
     return streams
 
 
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, the largest value of the dtype counting as 1.
 
     Sums are exact integers, so that the result does not depend on the order or the size of the chunks.

@@ -32,11 +32,12 @@ import numpy as np
 
 from ssljax.data.splits import Dataset, Split
 from ssljax.errors import UserError
+from ssljax.files import replacing
 
 _log = logging.getLogger(__name__)
 
 # Raise whenever the files, the manifest or the decoding change.
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 # Bytes hashed, copied or summed at a time.
 CHUNK = 1 << 24
@@ -203,6 +204,31 @@ def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
     rows = max(1, CHUNK * len(array) // max(1, array.nbytes))
     for start in range(0, len(array), rows):
         yield array[start : start + rows]
+
+
+def remembered(folder: str, identity: dict[str, Any], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was found out about a source whose images are not cached, found out anew where the source has changed.
+
+    Args:
+      folder: where it is or will be.
+      identity: the source's, now.
+      find: gives a JSON value.
+
+    Raises:
+      UserError: the folder cannot be written to, or whatever `find` raises.
+    """
+    path = os.path.join(folder, MANIFEST)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path, encoding="utf-8") as file:
+        content = json.load(file)
+        kept = content["content"]
+        if content["checksum"] == _checksum(kept) and (kept["format"], kept["identity"]) == (FORMAT, identity):
+            return kept["found"]
+    content = json.loads(json.dumps({"format": FORMAT, "identity": identity, "found": find()}))
+    with writing(folder):
+        os.makedirs(folder, exist_ok=True)
+        with replacing(path) as file:
+            json.dump({"checksum": _checksum(content), "content": content}, file, indent=1)
+    return content["found"]
 
 
 class NpyWriter:

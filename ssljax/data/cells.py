@@ -1,11 +1,9 @@
 """Single cells as a data set: `bbbc021:DIR`, written by experiments/bbbc021.py, and `crops:FILE`, an .npz with a CSV beside it."""
 
 import contextlib
-import csv
 import functools
 import json
 import os
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from ssljax.data.bbbc021.metadata import CONTROL, MOA, read_mechanisms
+from ssljax.data.columns import labels_of, read_csv
 from ssljax.data.pixels import BLOCK, in_blocks, resize
 from ssljax.data.source import Block, Contents, Request, Source, Stream
 from ssljax.data.subset import drawn
@@ -47,7 +46,7 @@ def bbbc021(request: Request) -> Source:
 
     def open_() -> Contents:
         _check_finished(manifest)
-        rows = _table(table)
+        rows = read_csv(table)
         for name in ("file", "row"):
             if name not in rows:
                 raise UserError(f"{table}: has no column '{name}'; expected what experiments/bbbc021.py writes")
@@ -72,7 +71,7 @@ def crops(request: Request) -> Source:
 
     def open_() -> Contents:
         count, read = _archive(path)
-        rows = _table(table)
+        rows = read_csv(table)
         if len(next(iter(rows.values()))) != count:
             given = len(next(iter(rows.values())))
             raise UserError(f"{table}: {given} rows for the {count} images of {path}; expected a row an image")
@@ -157,17 +156,6 @@ def _contents(request: Request, columns: Mapping[str, np.ndarray], read: Read) -
     return Contents({"train": stream}, names, lambda: notes, GROUP if GROUP in held else "")
 
 
-def labels_of(column: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A column as labels int32 [n], and the names of the classes: untreated first, numbers by size, all else by the alphabet."""
-    found = np.unique(column).tolist()
-    try:
-        found.sort(key=float)
-    except ValueError:
-        found.sort(key=lambda name: (name != CONTROL, name))
-    number = {name: i for i, name in enumerate(found)}
-    return np.array([number[name] for name in column.tolist()], np.int32), tuple(found)
-
-
 def _path(request: Request, expected: str) -> str:
     if not request.place and not request.data_dir:
         raise UserError(f"data set '{request.name}': expected {expected}")
@@ -197,26 +185,6 @@ def _check_finished(manifest: str) -> None:
         raise UserError(
             f"{os.path.dirname(manifest)}: is not finished; the same experiments/bbbc021.py command goes on"
         )
-
-
-def _table(path: str) -> dict[str, np.ndarray]:
-    """The columns of a CSV file: name -> text [n]."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            rows: list[list[str]] = []
-            for row in reader:
-                if row and len(row) != len(header):
-                    raise UserError(f"{path}: line {reader.line_num} has {len(row)} columns; expected {len(header)}")
-                if row:
-                    rows.append([sys.intern(text.strip()) for text in row])  # of a million rows, few texts differ
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: {reason}; expected a table with a row for each image") from None
-    if not rows:
-        raise UserError(f"{path}: holds no row; expected one for each image")
-    return {name: np.array(column, np.str_) for name, column in zip(header, zip(*rows))}
 
 
 def _shards(root: str, names: np.ndarray, numbers: np.ndarray) -> Read:

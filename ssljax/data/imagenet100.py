@@ -28,12 +28,12 @@ def source(request: Request) -> Source:
     Raises:
       UserError: a synset without an image in train or val, or what `folder.source` raises.
     """
-    images = folder.source(request, keep=_kept)
+    images = folder.source(request._replace(channels=3), keep=_kept)  # a few of ImageNet's photographs are grey
     root = str(images.location)
 
     def open_() -> Contents:
         if os.path.isdir(root):
-            _refuse_missing(root)
+            _refuse_missing(root, request.cache_dir)
         return images.open()
 
     # Not the root alone, which is what tells the same tree's `folder:DIR` from other sets.
@@ -45,8 +45,8 @@ def _kept(path: str) -> bool:
     return split in _SPLITS and (not rest or rest[0] in SYNSETS)
 
 
-def _refuse_missing(root: str) -> None:
-    paths = [path.split("/") for path in folder.images_under(root, _kept)]
+def _refuse_missing(root: str, cache_dir: str) -> None:
+    paths = [path.split("/") for path in folder.images_under(root, _kept, cache_dir)]
     for splits in (_SPLITS[:1], _SPLITS[1:]):
         found = {parts[1] for parts in paths if parts[0] in splits and len(parts) > 2}
         missing = [synset for synset in SYNSETS if synset not in found]

@@ -5,8 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssljax.data.files import Files
+
 # Images [b, h, w, c] and their labels int32 [b] or int8 [b, n_classes], as `splits.Split` has them (None when the split has none).
 Block = tuple[np.ndarray, np.ndarray | None]
+
+
+NO_LABELS = "none"  # as `--label`: what could be the labels is not
 
 
 class Subset(NamedTuple):
@@ -35,8 +40,15 @@ class Request(NamedTuple):
       data_dir: where data lie; empty for the source's default.
       manual_dir: files downloaded by hand (tfds only).
       image_size: side in pixels that images are brought to; 0 leaves them as they are.
-      label: the column that is the label; "" for the source's own choice.
+      label: the column that is the label; "" for the source's own choice, "none" for no labels.
       subset: of cells; None for all.
+      channels: how often the channel of a grey image is repeated; 0 leaves it alone.
+      channel_files: how the files of an image's channels are named, of a folder; "" where a file holds all channels.
+      path_columns: of a table, the column of the files' paths; several where a file is a channel.
+      split_column: of a table, the column that says train, validation or test, where it is there.
+      group: the column whose values stand in one split each; "" for the source's own choice, "none" for none.
+      decode: whether random access to the images is wanted (`Stream.files`), for sources that must do something for it.
+      cache_dir: where what was found out about a source is kept; empty for the default.
     """
 
     name: str
@@ -46,6 +58,13 @@ class Request(NamedTuple):
     image_size: int
     label: str = ""
     subset: Subset | None = None
+    channels: int = 0
+    channel_files: str = ""
+    path_columns: tuple[str, ...] = ("path",)
+    split_column: str = "split"
+    group: str = ""
+    decode: bool = False
+    cache_dir: str = ""
 
 
 class Stream(NamedTuple):
@@ -56,12 +75,14 @@ class Stream(NamedTuple):
       labelled: whether `read` gives labels.
       read: yields the split once, in order, in blocks.
       columns: what else is known of each image that was read, name -> text [n]; call it after `read` has ended.
+      files: random access to all images of the split, sound or not, for a source that has it.
     """
 
     size: int
     labelled: bool
     read: Callable[[], Iterator[Block]]
     columns: Callable[[], Mapping[str, np.ndarray]] = dict
+    files: Files | None = None
 
 
 class Contents(NamedTuple):

@@ -7,10 +7,11 @@ images where these are given.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssljax.data.files import Decoded
 from ssljax.errors import UserError
 
 # A source without a test split gives a fifth of its images: the common 80/20 rule, our choice.
@@ -23,20 +24,24 @@ class Split(NamedTuple):
     """One part of a data set.
 
     Attributes:
-      images: uint8 or uint16 [n, h, w, c], read-only; a memory map when the set is cached.
+      images: uint8 or uint16 [n, h, w, c], read-only; a memory map when the set is cached, or a `Decoded`, whose images are
+        read from their files when they are asked for by index, slice or mask.
       labels: int32 [n]; or int8 [n, n_classes] where an image may show many: 1 present, -1 absent, 0 present but too difficult
         to count either way; or None when the source has none.
       columns: what else the source knows of each image: name -> text [n].
     """
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray | None
     columns: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def rows(self, chosen: np.ndarray) -> "Split":
-        """The images that an index array or a mask chooses, copied into memory, with all that is known of them."""
+        """The images that an index array or a mask chooses, with all that is known of them; copied into memory unless they are
+        decoded as they are read.
+        """
         labels = None if self.labels is None else self.labels[chosen]
-        return Split(self.images[chosen], labels, {name: column[chosen] for name, column in self.columns.items()})
+        images = self.images.take(chosen) if isinstance(self.images, Decoded) else self.images[chosen]
+        return Split(images, labels, {name: column[chosen] for name, column in self.columns.items()})
 
 
 class Dataset(NamedTuple):

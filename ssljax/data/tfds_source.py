@@ -3,13 +3,18 @@
 The records hold the encoded images, which are decoded here.
 """
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssljax.data.cache import folder_for, remembered
+from ssljax.data.files import Files
 from ssljax.data.folder import identity
-from ssljax.data.pixels import Broken, SameShape, decode, in_blocks, resize
+from ssljax.data.formats import Broken, decode
+from ssljax.data.pixels import SameShape, in_blocks, resize
 from ssljax.data.source import Block, Contents, Request, Source, Stream
 from ssljax.data.tfds_builder import first_line, opened, place_of
 from ssljax.errors import UserError
@@ -109,7 +114,10 @@ def _contents(builder: Any, request: Request, name: str) -> Contents:
         if split in builder.info.splits and builder.info.splits[split].num_examples:
             source = _open_split(builder, split, image, name)
             records = _Records(name, split, source, image, label, builder.data_path, many)
-            streams[split] = _stream(records, features[image].shape[-1], request.image_size, same)
+            streams[split] = one = _stream(records, features[image].shape[-1], request.image_size, same)
+            if request.decode:
+                files = _files(records, features[image].shape[-1], request, one.labelled)
+                streams[split] = one._replace(files=files)
     if "train" not in streams:
         raise UserError(f"data set '{name}': no train split among {sorted(builder.info.splits)}")
     return Contents(streams, class_names, list)
@@ -199,6 +207,58 @@ def _stream(records: _Records, channels: int | None, image_size: int, same: Same
             yield np.stack(images), known if labelled else None
 
     return Stream(count, labelled, read)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """The names of a split's images, made when they are asked for: a `Sequence` as far as `Files` needs one."""
+
+    name: str
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> str:
+        return f"{self.name}[{range(self.size)[index]}]"
+
+
+def _files(records: _Records, channels: int | None, request: Request, labelled: bool) -> Files:
+    """Random access to a split's images. Labels stand in the records beside the images: all are read once, and remembered."""
+    count = len(records.source)
+    labels: np.ndarray | None = None
+    if labelled:
+        key = {"tfds": str(records.place), "split": records.split, "label": records.label}
+        place = folder_for(request.cache_dir, f"{records.name}-labels", key)
+        kept = remembered(place, identity(str(records.place)), lambda: {"labels": _labels(records).tolist()})["labels"]
+        labels = np.array(kept, np.int8 if records.many else np.int32)
+    load = functools.partial(_at, records._replace(place=str(records.place)), channels, request.image_size)
+    return Files(_Names(f"{records.name} {records.split}", count), labels, load)  # type: ignore[arg-type]
+
+
+def _labels(records: _Records) -> np.ndarray:
+    count, many = len(records.source), records.many
+    labels = np.full((count, many.classes), -1, np.int8) if many else np.full(count, -1, np.int32)
+    for start in range(0, count, _BLOCK):
+        share = range(start, min(start + _BLOCK, count))
+        for index, record in zip(share, _read(records, share), strict=True):
+            if many:
+                labels[index, _numbers(record[many.shown])] = 0
+                labels[index, _numbers(record[many.certain])] = 1
+            else:
+                labels[index] = record[str(records.label)]
+    if not many and labels.min() < 0:
+        raise UserError(f"data set '{records.name}': {records.split} has labels for some images only")
+    return labels
+
+
+def _at(records: _Records, channels: int | None, image_size: int, name: str) -> np.ndarray | None:
+    """The image of one of `_Names`."""
+    index = int(name[name.rindex("[") + 1 : -1])
+    try:
+        return _image(_read(records, [index])[0][records.image], channels, image_size, name)
+    except Broken:
+        return None
 
 
 def _labelled(records: _Records) -> bool:

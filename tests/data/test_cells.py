@@ -16,6 +16,7 @@ from ssljax import data, sizes
 from ssljax.config import Config, resolve
 from ssljax.data import Subset, cache, cells
 from ssljax.data.bbbc021.crops import CSV_COLUMNS, extract
+from ssljax.data.columns import read_csv
 from ssljax.errors import UserError
 from ssljax.planning import plan
 from ssljax.protocol import notes
@@ -430,7 +431,7 @@ def test_the_real_crops():
         pytest.skip("no real crops: SSLJAX_TEST_DATA names no folder with bbbc021/crops.npz")
     with (root / "crops.csv").open() as file:
         rows = list(csv.DictReader(file))
-    columns = cells.columns_of(cells._table(str(root / "crops.csv")), "", str(root / "BBBC021_v1_moa.csv"))
+    columns = cells.columns_of(read_csv(str(root / "crops.csv")), "", str(root / "BBBC021_v1_moa.csv"))
     assert Counter(columns["compound"].tolist()) == {"DMSO": 1200, "cyclohexamide": 1200}
     assert columns["well"].tolist() == [row["Image_Metadata_Well_DAPI"] for row in rows]
     assert set(zip(columns["compound"].tolist(), columns["moa"].tolist())) == {

@@ -58,6 +58,14 @@ def test_the_list_is_one_hundred_synsets():
     assert {"n02085620", "n02138441"} <= set(SYNSETS) and not set(OTHERS) & set(SYNSETS)
 
 
+def test_grey_photographs_get_three_equal_channels(tree, load):
+    grey = tree / "train" / SYNSETS[0] / "0.JPEG"
+    Image.fromarray(np.tile(np.arange(0, 240, 20, np.uint8), (12, 1))).save(grey)
+    images, labels, _ = load(f"imagenet100:{tree}", image_size=8).splits["train"]
+    (image,) = images[labels == RANK[SYNSETS[0]]]
+    assert np.ptp(image) > 100 and (image == image[..., :1]).all()
+
+
 def test_only_the_hundred_are_read_in_alphabetical_order(tree, load):
     found = load(f"imagenet100:{tree}", image_size=8)
     assert found.class_names == tuple(sorted(SYNSETS))
