@@ -1,26 +1,12 @@
 // The interactive part of a bias study's page: class curves, correlation map and advice from the data that the page
-// carries, and sortable tables. Without it the page shows the same as fixed figures.
+// carries. Without it the page shows the same as fixed figures.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("bias-data").textContent);
   const MOST = data.colors.length;
   const ROOM = 130; // least width in px of a chart's plotting area on a narrow screen
+  const { element, svg } = frame;
 
-  const element = (tag, attributes = {}, ...children) => {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) {
-      if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-      else made.setAttribute(name, value);
-    }
-    made.append(...children);
-    return made;
-  };
-  const svg = (tag, attributes, text) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
   const number = (value, digits = 3) => {
     if (value === null || !Number.isFinite(value)) return "–";
     const rounded = Number(value.toFixed(digits)) + 0; // + 0 turns -0 into 0
@@ -210,44 +196,8 @@
     home.replaceChildren(controls, chips, lines, sayLines, counsel, matrix, sayMatrix);
     home.classList.add("live");
     choose(firstChoice());
-    let before = home.clientWidth;
-    window.addEventListener("resize", () => {
-      if (home.clientWidth === before) return;
-      before = home.clientWidth;
-      draw();
-    });
+    frame.onWidth(home, draw);
   }
 
-  // A cell's key: its leading number, else its text; cells without a number go last.
-  const key = (cell) => {
-    const text = cell.firstChild ? cell.firstChild.textContent.trim().replace("−", "-").replace(",", "") : "";
-    const value = /^[+-]?[.\d]/.test(text) ? parseFloat(text) : NaN;
-    return Number.isNaN(value) ? text : value;
-  };
-  const compare = (a, b) => {
-    if (typeof a === typeof b) return typeof a === "number" ? a - b : a.localeCompare(b);
-    return typeof a === "number" ? -1 : 1;
-  };
-
-  function sortable(table) {
-    const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-    heads.forEach((head, column) => {
-      let up = true;
-      const sort = () => {
-        const rows = [...body.rows].map((row) => [key(row.cells[column]), row]);
-        rows.sort(([a], [b]) => (up ? 1 : -1) * compare(a, b));
-        body.append(...rows.map(([, row]) => row));
-        heads.forEach((other) => other.removeAttribute("aria-sort"));
-        head.setAttribute("aria-sort", up ? "ascending" : "descending");
-        up = !up;
-      };
-      head.tabIndex = 0;
-      head.title = "sort by this column";
-      head.addEventListener("click", sort);
-      head.addEventListener("keydown", (event) => event.key === "Enter" && sort());
-    });
-  }
-
-  document.querySelectorAll("table.sortable").forEach(sortable);
   document.querySelectorAll("[data-bias]").forEach(interactive);
 })();

@@ -1,14 +1,14 @@
-"""What the interactive part of a bias study's page works on, as JSON inside the page, with its script and style."""
+"""What the interactive part of a bias study's page works on, as JSON inside the page, with its script."""
 
 import json
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssljax.report import bias_words as words
+from ssljax.report import frame
 from ssljax.report.bias_sweeps import Group, Sweep, class_means, clustered_order
 from ssljax.report.figures import COLORS
 from ssljax.study.bias import opposed_pairs
@@ -22,16 +22,11 @@ def place(index: int) -> str:
 
 
 def script(groups: Sequence[Group], choose: Sequence[str]) -> str:
-    """Data, style and script of the whole page; stands after everything that it acts on."""
+    """Data and script of the whole page; stands after everything that it acts on."""
     data = {"colors": COLORS, "groups": [_group(group, choose) for group in groups]}
     # "<" inside JSON strings is escaped, so that no class name can end the element.
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-    files = resources.files("ssljax.report")
-    style, code = (files.joinpath(name).read_text(encoding="utf-8") for name in ("bias.css", "bias.js"))
-    return (
-        f"<style>\n{style}</style>\n"
-        f'<script type="application/json" id="bias-data">{text}</script>\n<script>\n{code}</script>'
-    )
+    return f'<script type="application/json" id="bias-data">{text}</script>\n{frame.script("bias.js")}'
 
 
 def _group(group: Group, choose: Sequence[str]) -> dict[str, Any]:

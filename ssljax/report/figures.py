@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import matplotlib
 
-matplotlib.use("Agg")
+if "MPLBACKEND" not in os.environ:  # a notebook has chosen one, and goes on drawing with it
+    matplotlib.use("Agg")
 
 import matplotlib.patheffects as patheffects
 import matplotlib.pyplot as plt
@@ -50,6 +51,7 @@ class Panel(NamedTuple):
       labels: [n], or None.
       clusters: [n].
       columns: what else points are coloured by: name -> text [n].
+      points: [n, 2], where they are laid out already; None for t-SNE.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Panel(NamedTuple):
     labels: NDArray[np.integer] | None
     clusters: NDArray[np.integer]
     columns: Mapping[str, NDArray[np.str_]] = MappingProxyType({})
+    points: NDArray[np.floating] | None = None
 
 
 def tsne_figure(
@@ -65,7 +68,7 @@ def tsne_figure(
     class_names: Sequence[str],
     random_state: int = 0,
 ) -> Path:
-    """t-SNE of each panel's features side by side: coloured by label above, by each further column, by K-means cluster below.
+    """t-SNE (or another map) of each panel's features side by side: coloured by label above, by each further column, by K-means cluster below.
 
     At most 1500 points of each panel, drawn with `random_state`, and the first three columns. Without labels there is no upper row.
     """
@@ -81,7 +84,11 @@ def tsne_figure(
             if len(chosen) > TSNE_POINTS:
                 rng = np.random.default_rng(random_state)
                 chosen = np.sort(rng.choice(len(chosen), TSNE_POINTS, replace=False))
-            points = _tsne(np.asarray(panel.features, dtype=np.float32)[chosen], random_state)
+            points = (
+                tsne(np.asarray(panel.features[chosen], dtype=np.float32), random_state)
+                if panel.points is None
+                else panel.points[chosen]
+            )
             axes[0, column].set_title("\n".join(textwrap.fill(line, _TITLE) for line in panel.title.splitlines()))
             if labelled:
                 classes = None if panel.labels is None else np.asarray(panel.labels)[chosen]
@@ -123,8 +130,8 @@ def _values_of(panels: Sequence[Panel], column: str) -> _Values:
     return _Values(found, np.argsort(order), [name or "unknown" for name in found[order].tolist()], colors)
 
 
-def _tsne(features: NDArray[np.floating], random_state: int) -> NDArray[np.floating] | None:
-    """Positions [n, 2], or None where nothing can be laid out: too few points, all equal, or not finite."""
+def tsne(features: NDArray[np.floating], random_state: int) -> NDArray[np.floating] | None:
+    """t-SNE's positions [n, 2], or None where nothing can be laid out: too few points, all equal, or not finite."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -229,7 +236,7 @@ def cluster_sheet(
     A row says how many images the cluster has and, with labels, its most frequent class and that one's share.
 
     Args:
-      images: [n, h, w, c], in the order of `assignment`.
+      images: [m, h, w, c], or what reads such images by index.
       nearest: [k, count] indices of images, -1 for none.
       assignment: [n], the cluster of each image.
       labels: [n], or None.

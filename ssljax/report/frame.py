@@ -3,6 +3,7 @@
 import base64
 import html
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
@@ -57,7 +58,8 @@ figcaption { margin-top: .4rem; }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 pre { background: var(--tint); padding: .8rem 1rem; border-radius: 6px; white-space: pre-wrap;
   overflow-wrap: anywhere; font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-</style>
+$style</style>
+$script
 </head>
 <body>
 <main>
@@ -71,7 +73,18 @@ $body
 
 def page(title: str, sections: Iterable[str]) -> str:
     """The whole document; the sections are HTML already, the title is not."""
-    return _PAGE.substitute(title=html.escape(title), body="\n".join(sections))
+    return _PAGE.substitute(
+        title=html.escape(title), body="\n".join(sections), style=_file("frame.css"), script=script("frame.js")
+    )
+
+
+def script(name: str) -> str:
+    """A script of this package, for a place in the page after what it acts on; they all use frame.js, which `page` has."""
+    return f"<script>\n{_file(name)}</script>"
+
+
+def _file(name: str) -> str:
+    return resources.files("ssljax.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def section(heading: str, *parts: str) -> str:
@@ -114,7 +127,7 @@ class TableRow(NamedTuple):
 def table(heads: Sequence[str], rows: Sequence[TableRow], *, sortable: bool = False, prose: bool = False) -> str:
     """A table of numbers that scrolls sideways where it does not fit; heads[0] is that of the row heads.
 
-    A sortable one is sorted by a click on a head where the page has the script of `bias_data`; one of prose breaks its lines.
+    A sortable one is sorted by a click on a head, where the browser runs scripts; one of prose breaks its lines.
     """
     top = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in heads)
     lines = []

@@ -10,9 +10,10 @@ import numpy as np
 from ssljax.errors import UserError
 from ssljax.evaluate.results import Row, read_results, swept_names
 from ssljax.files import replacing
-from ssljax.report import bias, frame
+from ssljax.report import bias, comparisons, frame, runs_table
 from ssljax.report.bias_sweeps import groups
 from ssljax.report.tables import BASELINES, PRETRAINED, Targets
+from ssljax.report.workdir import told_apart
 from ssljax.study.chance import DRAWS
 from ssljax.study.curves import last_epochs
 
@@ -30,24 +31,28 @@ def write_joined(
     choose: Sequence[str] = (),
     targets: Targets = None,
     study_of: str = "",
+    compare: str = "",
     command: str = "",
     draws: int = DRAWS,
 ) -> Path:
     """Write report.html, its figures and the study's tables into a folder, from the tables of several workdirs.
 
-    A workdir needs per_class.csv alone, which may be another program's; results.csv adds the overall accuracies.
+    A workdir needs per_class.csv alone, which may be another program's; results.csv adds the overall accuracies, pairs of
+    settings compared, and the table of runs, runs.csv. Without a sweep the page has these alone.
 
     Args:
       workdirs: one or more.
       folder: where the page goes; it is made if need be.
       class_names, superclasses, choose, targets, study_of, draws: as for `bias.sections`.
+      compare: as for `report.page.write_page`.
       command: what reproduces it.
 
     Returns:
       The page.
 
     Raises:
-      UserError: a workdir has no per_class.csv or stands twice, two workdirs hold the same run, or no sweep can be analysed.
+      UserError: a workdir has no per_class.csv or stands twice, two workdirs hold the same run, or there is neither a sweep that
+        can be analysed nor a results.csv.
     """
     paths = [Path(workdir) for workdir in workdirs]
     if len({path.resolve() for path in paths}) < len(paths):
@@ -57,27 +62,25 @@ def write_joined(
         raise UserError(f"--workdir: {target} is one of those to join; expected another folder for the joined page")
     per_class, results = _joined(paths, "per_class.csv"), _joined(paths, "results.csv", needed=False)
     found, left_out = groups(per_class, results, class_names, superclasses, draws, study_of)
-    if not found:
+    if not found and not results:
         reason = left_out[0] if left_out else "no sweep of three values or more in per_class.csv"
         raise UserError(f"{', '.join(map(str, paths))}: {reason}")
-    parts = bias.sections_of(found, left_out, per_class, target, choose=choose, targets=targets)
+    answer, *parts, script = bias.sections_of(found, left_out, per_class, target, choose=choose, targets=targets) or (
+        "",
+        "",
+    )
+    compared = [comparisons.pairs(results, compare, study_of), comparisons.reliabilities(results)]
+    target.mkdir(parents=True, exist_ok=True)
+    measured = [path for path in paths if (path / "results.csv").exists()]
+    runs = runs_table.table(measured, target) if measured else ""
     counts = [(str(path), f"{_runs(path)} runs") for path in paths]
     how = [frame.section("Where it is from", frame.pairs(counts), *([frame.code(command)] if command else []))]
     of = told_apart(paths)[0] if len(paths) == 1 else f"{len(paths)} workdirs"
-    page = frame.page(f"Bias study of {of}", [*parts[:-1], *how, parts[-1]])
+    title = f"{'Bias study' if found else 'Runs'} of {of}"
+    page = frame.page(title, filter(None, [answer, *parts, *compared, runs, *how, script]))
     with replacing(target / PAGE, encoding="utf-8") as file:
         file.write(page)
     return target / PAGE
-
-
-def told_apart(paths: Sequence[Path]) -> list[str]:
-    """A name for each folder: its own, with as many of those above it as tell the folders apart: a, or x-a and y-a."""
-    parts = [path.resolve().parts for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["-".join(part.strip(os.sep) for part in each[-length:]) for each in parts]
-        if len(set(names)) == len(set(parts)):
-            break
-    return names
 
 
 def _joined(paths: Sequence[Path], name: str, needed: bool = True) -> list[Row]:

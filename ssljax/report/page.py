@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from ssljax.evaluate.clustering import SILHOUETTE_SAMPLE, Clustering, nearest_to_centers
 from ssljax.files import replacing
-from ssljax.report import bias, choice, convergence, dose, figures, frame, tables, words
+from ssljax.report import (
+    bias,
+    choice,
+    comparisons,
+    convergence,
+    dose,
+    figures,
+    frame,
+    runs_table,
+    tables,
+    watched,
+    words,
+)
 from ssljax.report.workdir import Artifact, Workdir, read_workdir
 from ssljax.study import cells
 from ssljax.study.findings import NOT_MEASURED
@@ -57,9 +69,10 @@ def write_page(
     superclasses: Mapping[str, str] | None = None,
     choose: Sequence[str] = (),
     study_of: str = "",
+    compare: str = "",
     warnings: Sequence[str] = (),
 ) -> Path:
-    """Write report.html and table.csv into a workdir, and the figures into its figures/.
+    """Write report.html, table.csv and runs.csv into a workdir, and the figures into its figures/.
 
     The workdir may hold results.csv, per_class.csv, run.json, metrics.jsonl, artifacts/<program>.npz and
     figures/views_<program>.png. Sweeps of three values or more get the sections of `report.bias`, and its files.
@@ -78,6 +91,7 @@ def write_page(
       superclasses: class -> superclass, for the study of a sweep; None takes the data set's own map where there is one.
       choose: classes that the study of a sweep shows first and advises on.
       study_of: the evaluation, or evaluation:metric, that this study is about; "" for linear accuracy, else what there is.
+      compare: pairs of settings to compare, as `study.pairings.parse` reads them; "" for those that differ in one thing.
       warnings: sentences that stand before everything else.
 
     Returns:
@@ -107,17 +121,22 @@ def write_page(
         *swept[:1],
         "" if (studied and not _compared(rows)) or not told else frame.box(told),
         _diverged(study),
+        watched.collapsed(study),
         _table(rows, targets, columns),
+        comparisons.pairs(study.results, compare, study_of),
         convergence.section(study, titles),
         *swept[1:-1],
         choice.section(study, study_of),
+        comparisons.reliabilities(study.results),
         _of_cells(study),
         dose.section(study),
         _tsne(study, shown, class_names),
         _views(study, titles),
         _clusters(study, shown, images, class_names),
         _losses(study, titles),
+        watched.section(study, titles),
         "" if studied else _classes(study, class_names),
+        runs_table.table([study.path], study.path) if study.results else "",
         frame.section("How it was measured", frame.bullets([*_FORMULAE, *notes])),
         frame.section("Settings", frame.pairs(config_rows)),
         _reproduce(study, command),
@@ -141,7 +160,11 @@ def _answer(rows: Sequence[tables.Row]) -> str:
 
 def _diverged(study: Workdir) -> str:
     """Names the runs whose loss stopped being finite; "" when there are none."""
-    runs = [f"{row['program']}, {row['run']} (epoch {row['epoch']})" for row in study.diverged()]
+    runs = [
+        f"{row['program']}, {row['run']} (epoch {row['epoch']}"
+        + (f"; first not finite: {row['not_finite']})" if "not_finite" in row else ")")
+        for row in study.diverged()
+    ]
     if not runs:
         return ""
     lead = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} diverged:"
@@ -257,7 +280,7 @@ def _clusters(
         artifact = one.artifact
         if images is None:
             continue
-        pictures, labels = images[artifact.places], artifact.labels
+        labels = artifact.labels
         for detail, found in artifact.clusters.items():
             assignment, distance = found.assignment[one.run], found.distance[one.run]
             no_centers = np.empty((assignment.max() + 1, 0))
@@ -265,7 +288,8 @@ def _clusters(
             ending = f"_{detail}" if detail else ""
             path = study.path / "figures" / f"clusters_{artifact.program}_{one.row}{ending}.png"
             title = f"{one.label}, {detail.replace('k', 'k = ')}" if detail else one.label
-            figures.cluster_sheet(path, pictures, nearest, assignment, labels, class_names, title)
+            places = np.where(nearest < 0, -1, artifact.places[nearest])
+            figures.cluster_sheet(path, images, places, assignment, labels, class_names, title)
             size = "size n, most frequent class and that class's share" if labels is not None else "size n"
             parts.append(
                 frame.figure(path, f"{title}: the images nearest each cluster's centre, beside the cluster's {size}.")

@@ -4,22 +4,8 @@
   const data = JSON.parse(document.getElementById("runs-data").textContent);
   const home = document.querySelector("[data-runs]");
   const groups = [...new Set(data.groups)];
+  const { element, svg } = frame;
 
-  const element = (tag, attributes = {}, ...children) => {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) {
-      if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-      else made.setAttribute(name, value);
-    }
-    made.append(...children);
-    return made;
-  };
-  const svg = (tag, attributes, text) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
   const plain = (text) => text.replaceAll("-", "−").replace("+", "").replace(/^(−?)0\./, "$1.");
   const show = (value) => {
     if (typeof value === "string") return value;
@@ -143,10 +129,5 @@
   home.append(element("div", { class: "controls" }, element("label", {}, up, " against "), across), picture, say, legend);
   home.classList.add("live");
   update();
-  let before = home.clientWidth;
-  window.addEventListener("resize", () => {
-    if (home.clientWidth === before) return;
-    before = home.clientWidth;
-    update();
-  });
+  frame.onWidth(home, update);
 })();

@@ -8,20 +8,20 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssljax.errors import UserError
 from ssljax.evaluate.results import Row, read_results, swept_names, write_csv
-from ssljax.report import bias_data, frame
+from ssljax.report import frame
 from ssljax.report.figures import COLORS
-from ssljax.report.joined import told_apart
 from ssljax.report.tables import BASELINES, NOTHING, PIXELS, PRETRAINED, number
+from ssljax.report.workdir import told_apart
 
 CSV = "runs.csv"
 HEADING = "Every run"
 FOLDED = 30  # a table of more rows is folded (our choice)
+SHOWN = 2000  # rows that a page can carry and a browser sort at once (our choice); runs.csv has them all
 
 _TOLD = ("method", "backbone", "dataset", "transforms", "epoch")
 # What says where and how a run was computed, or what the report shows, rather than what was trained and measured; and what is
@@ -29,7 +29,7 @@ _TOLD = ("method", "backbone", "dataset", "transforms", "epoch")
 _NO_SETTING = frozenset((
     "seeds", "sweep", "set", "epochs", "second_method", "second_transforms", "data_dir", "manual_dir", "cache_dir",
     "run_axis", "mesh", "max_runs_per_program", "steps_per_dispatch", "remat", "checkpoint_every", "eval_every", "keep",
-    "evaluations", "focus", "superclasses", "study_of", "targets",
+    "evaluations", "focus", "superclasses", "study_of", "compare", "targets",
 ))  # fmt: skip
 
 
@@ -62,14 +62,12 @@ class Columns(NamedTuple):
     measures: tuple[str, ...]
 
 
-def table(workdirs: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str], *, sorting: bool = True) -> str:
+def table(workdirs: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str]) -> str:
     """The section of a page that shows every run of some workdirs; writes runs.csv into a folder.
 
     Args:
       workdirs: each with results.csv; the settings that its columns do not tell come from run.json, where there is one.
       folder: an existing one, for runs.csv.
-      sorting: bring the script and the style that sort tables and frame the plot. False where the page has those of
-        `bias_data.script` already: twice, a click would sort twice.
 
     Returns:
       HTML, for `frame.page`.
@@ -93,20 +91,21 @@ def table(workdirs: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[
             ],
             rule=not run.trained and i > 0 and found[i - 1].trained,
         )
-        for i, run in enumerate(found)
+        for i, run in enumerate(found[:SHOWN])
     ]
     shown = frame.table(heads, lines, sortable=True)
     last = 1 + several + len(columns.settings)  # of the tinted columns, counted from 1
     tint = f"<style>.runs tr > :nth-child(n+2):nth-child(-n+{last}) {{ background: var(--tint); text-align: left; }}</style>"
     shown = f'{tint}<div class="runs">{shown}</div>'
     if len(lines) > FOLDED:
-        shown = frame.details(f"All {len(lines)} runs", shown)
+        which = f"All {len(lines)}" if len(lines) == len(found) else f"The first {len(lines):,} of {len(found):,}"
+        shown = frame.details(f"{which} runs", shown)
     caption = (
         f"{_count(found)}. Settings that are the same in all trained runs are left out; the others are tinted. Measures are those "
         f"of each run's last epoch, with all digits in {CSV}. A click on a head sorts, where the browser runs scripts."
     )
     parts = [_plot(found, columns), shown, frame.caption(caption)]
-    return frame.section(HEADING, *parts) + (f"\n{bias_data.script((), ())}" if sorting else "")
+    return frame.section(HEADING, *parts)
 
 
 def runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[Run]:
@@ -280,11 +279,9 @@ def _plot(found: Sequence[Run], columns: Columns) -> str:
     }
     # "<" inside JSON strings is escaped, so that no name can end the element.
     carried = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-    files = resources.files("ssljax.report")
-    style, code = (files.joinpath(name).read_text(encoding="utf-8") for name in ("runs.css", "runs.js"))
     return (
-        f"<style>\n{style}</style>\n<div data-runs></div>\n"
-        f'<script type="application/json" id="runs-data">{carried}</script>\n<script>\n{code}</script>'
+        f'<div data-runs></div>\n<script type="application/json" id="runs-data">{carried}</script>\n'
+        f"{frame.script('runs.js')}"
     )
 
 

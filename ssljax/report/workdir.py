@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,16 @@ def read_workdir(path: Path) -> Workdir:
     metrics = [row for row in map(_metric, lines) if row is not None]
     artifacts = [_artifact(file) for file in sorted((path / "artifacts").glob("*.npz"))]
     return Workdir(path, results, per_class, run, metrics, artifacts)
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """A name for each folder: its own, with as many of those above it as tell the folders apart: a, or x-a and y-a."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(part.strip(os.sep) for part in each[-length:]) for each in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
 
 
 def _lines(path: Path) -> Sequence[str]:

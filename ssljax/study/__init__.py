@@ -13,7 +13,9 @@ cells         the papers' claims of cells with verdicts
 advice        the value that suits a group of classes, and its cost to the others
 findings      the papers' claims with verdicts
 convergence   how fast the solvers of pseudo-labels come to rest on trained models
+similarity    how alike the encoders of a setting's seeds are
 comparison    two settings paired over seeds: difference, interval, permutation test
+pairings      which settings are compared with which
 reliability   how well measures without labels rank the runs of a sweep
 
 A module is imported from its own name (`from ssljax.study.bias import bias`); `compare` and its result stand here too.

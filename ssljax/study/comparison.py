@@ -89,7 +89,7 @@ def compare(
     by_a, by_b = (_by_seed(measured, setting, side) for setting, side in ((a, "a"), (b, "b")))
     if not by_a.keys() & by_b.keys():
         seeds = [", ".join(map(str, sorted(by))) or "none with a finite value" for by in (by_a, by_b)]
-        raise UserError(f"compare: {_told(a)} has seeds {seeds[0]}, {_told(b)} {seeds[1]}; expected a seed in common")
+        raise UserError(f"compare: {told(a)} has seeds {seeds[0]}, {told(b)} {seeds[1]}; expected a seed in common")
     shared, only_a, only_b = (
         tuple(sorted(s)) for s in (by_a.keys() & by_b.keys(), by_a.keys() - by_b.keys(), by_b.keys() - by_a.keys())
     )
@@ -103,7 +103,7 @@ def compare(
         effect = mean / deviation if deviation > 0 else math.copysign(math.inf, mean) if mean else math.nan
     p, exact = _sign_flips(differences, random_state)
     made = Comparison(measure, shared, differences, mean, low, high, p, exact, effect, only_a, only_b, "")
-    return made._replace(sentence=_sentence(made, _told(a), _told(b)))
+    return made._replace(sentence=_sentence(made, told(a), told(b)))
 
 
 def _by_seed(rows: Sequence[Row], setting: Mapping[str, Any], side: str) -> dict[int, float]:
@@ -116,34 +116,35 @@ def _by_seed(rows: Sequence[Row], setting: Mapping[str, Any], side: str) -> dict
         known = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _VALUE]
         if column not in (*known, "program"):
             raise unknown("column", column, [*known, "program"], where)
-        before, fitting = fitting, [row for row in fitting if _same(_cell(row, column), value)]
+        before, fitting = fitting, [row for row in fitting if same(cell(row, column), value)]
         if not fitting:
-            there = ", ".join(dict.fromkeys(str(_cell(row, column)) for row in before))
+            there = ", ".join(dict.fromkeys(str(cell(row, column)) for row in before))
             raise UserError(f"{where}: no run has {column} {value}; there are {there}")
     if "epoch" not in setting:
         fitting = [dict(row) for row in last_epochs(fitting)]
     found: dict[int, Row] = {}
     without = next((row for row in fitting if row["seed"] is None), None)
     if without is not None:
-        raise UserError(f"{where}: {_told(setting)} fits {without['run']}, which has no seed to be paired by")
+        raise UserError(f"{where}: {told(setting)} fits {without['run']}, which has no seed to be paired by")
     for row in fitting:
         other = found.setdefault(row["seed"], row)
         if other is not row:
             between = [name for name in row if name not in ("run", *_VALUE) and row[name] != other.get(name)]
             names = ", ".join(f"{name} {other.get(name)} and {row[name]}" for name in between)
             raise UserError(
-                f"{where}: {_told(setting)} fits {other['run']} and {row['run']}, both of seed {row['seed']}; expected one run a "
+                f"{where}: {told(setting)} fits {other['run']} and {row['run']}, both of seed {row['seed']}; expected one run a "
                 f"seed: say which ({names or 'program'})"
             )
     return {seed: row["value"] for seed, row in found.items() if math.isfinite(row["value"])}
 
 
-def _cell(row: Row, column: str) -> Any:
+def cell(row: Row, column: str) -> Any:
+    """A row's value of a column, or its program."""
     return program_of(row["run"]) if column == "program" else row.get(column)
 
 
-def _same(there: Any, given: Any) -> bool:
-    """Equal; numbers also where they differ by rounding (.1 + .2 is .3)."""
+def same(there: Any, given: Any) -> bool:
+    """Whether two values are equal; numbers also where they differ by rounding (.1 + .2 is .3)."""
     numbers = all(isinstance(one, int | float | np.number) for one in (there, given))
     return math.isclose(there, given, rel_tol=1e-9) if numbers else there == given
 
@@ -186,8 +187,10 @@ def _sentence(made: Comparison, a: str, b: str) -> str:
     return said
 
 
-def _told(setting: Mapping[str, Any]) -> str:
-    return ", ".join(f"{column} {value}" for column, value in setting.items())
+def told(setting: Mapping[str, Any]) -> str:
+    """A setting in words: `method simclr, hue 0.5`."""
+    values = {name: f"{value:.12g}" if isinstance(value, float) else value for name, value in setting.items()}
+    return ", ".join(f"{column} {value}" for column, value in values.items())
 
 
 def _list(what: str, items: Iterable[Any]) -> str:

@@ -6,6 +6,7 @@ The papers name the four of `TABLE3` and give no formulas; the definitions here 
 import importlib.util
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -185,9 +186,10 @@ def high_frequency_share(grey: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _checked(
-    values: ArrayLike, labels: ArrayLike, class_names: Sequence[str], dims: int
+    values: Any, labels: ArrayLike, class_names: Sequence[str], dims: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    values, labels = np.asanyarray(values), np.asarray(labels)
+    values = values if hasattr(values, "ndim") else np.asarray(values)  # images may be read as they are asked for
+    labels = np.asarray(labels)
     if values.ndim != dims or labels.shape != values.shape[:1]:
         raise UserError(
             f"class properties: given an array {list(values.shape)} and labels {list(labels.shape)}; expected {dims} axes, and a "

@@ -10,11 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from ssljax.errors import UserError, unknown
 from ssljax.evaluate.results import Row
 from ssljax.study.comparison import CONFIDENCE, number
-from ssljax.study.curves import last_epochs
+from ssljax.study.curves import BASELINES, last_epochs
 
 DRAWS = 2000  # bootstrap samples (Efron and Tibshirani 1993, section 14.2: 1000 or more for intervals)
 
-_BASELINES = ("random", "pixels", "cell_count")  # nothing was trained: no runs of a sweep
 _DRAWN_AT_ONCE = 2**22  # weights of a bootstrap held at once: 32 MiB (our choice)
 
 
@@ -95,7 +94,7 @@ def reliability(
 def paired_measures(
     results: Sequence[Row],
     *,
-    without_labels: str = "features",
+    without_labels: str = "unlabelled",
     evaluation: str = "linear",
     metric: str = "top1",
     target: str = "label",
@@ -110,7 +109,7 @@ def paired_measures(
     Raises:
       UserError: no row of one of the two.
     """
-    rows = last_epochs([row for row in results if row["method"] not in _BASELINES])
+    rows = last_epochs([row for row in results if row["method"] not in BASELINES])
     accuracy = {
         row["run"]: (row["value"], row["seed"])
         for row in rows

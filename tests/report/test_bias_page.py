@@ -12,7 +12,7 @@ from scipy import stats
 
 from ssljax.errors import UserError
 from ssljax.evaluate.results import write_results
-from ssljax.report import bias, bias_figures, bias_sweeps, bias_tables, bias_words, joined
+from ssljax.report import bias, bias_figures, bias_sweeps, bias_tables, bias_words, frame, joined
 from ssljax.report.bias_data import script
 from ssljax.report.joined import write_joined
 from ssljax.report.page import write_page
@@ -352,7 +352,7 @@ def test_in_a_browser_tables_sort_and_the_advice_is_that_of_the_table(made, tmp_
       document.body.dataset.point = document.querySelector(".say").textContent;
     </script>"""
     page = tmp_path / "page.html"
-    page.write_text("<!doctype html><body>" + "\n".join([*parts, clicks]), encoding="utf-8")
+    page.write_text(frame.page("A study", [*parts, clicks]), encoding="utf-8")
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
     dom = subprocess.run(["chromium", *flags, page.as_uri()], capture_output=True, text=True, timeout=60).stdout
     changes = group.sweeps[0].runs.trend.slope / 2  # over a range of .5
@@ -484,8 +484,12 @@ def test_where_every_sweep_is_left_out_the_reason_is_said(tmp_path):
     text = text_of(write_page(tmp_path, **settings).read_text(encoding="utf-8"))
     # The page is then that of a study without sweeps, and says why.
     assert "A linear probe is right" in text and "Class by class" in text and text.count(reason) == 1
+    joined_page = text_of(write_joined([tmp_path / "a"], tmp_path / "joined").read_text(encoding="utf-8"))
+    assert "Runs of a" in joined_page and joined_page.count(reason) == 1 and "Every run" in joined_page
+    assert (tmp_path / "joined" / "runs.csv").read_text().count("\n") == 1 + len({row["run"] for row in results})
+    (tmp_path / "a" / "results.csv").unlink()
     with pytest.raises(UserError, match=f"a: linear accuracy of simclr.*{reason}"):
-        write_joined([tmp_path / "a"], tmp_path / "joined")
+        write_joined([tmp_path / "a"], tmp_path / "none")
 
 
 def test_a_class_that_bends_goes_neither_up_nor_down():

@@ -94,12 +94,12 @@ def test_tsne_keeps_planted_groups_apart_and_is_repeatable():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     features = (np.eye(3)[labels] * 20) @ rng.normal(size=(3, 70)) + rng.normal(size=(60, 70))
-    points = figures._tsne(features.astype(np.float32), 0)
+    points = figures.tsne(features.astype(np.float32), 0)
     within = max(np.ptp(points[labels == k], axis=0).max() for k in range(3))
     centers = np.array([points[labels == k].mean(0) for k in range(3)])
     gaps = [np.linalg.norm(centers[i] - centers[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert min(gaps) > within
-    np.testing.assert_array_equal(points, figures._tsne(features.astype(np.float32), 0))
+    np.testing.assert_array_equal(points, figures.tsne(features.astype(np.float32), 0))
 
 
 def test_tsne_figure_without_labels_and_of_a_collapsed_encoder(tmp_path):

@@ -109,9 +109,9 @@ def test_measures_and_accuracy_of_rows_are_paired_by_run():
         rows += rows_of({"hue": hue}, {s: 1.0 for s in values}, epoch=5)  # not the last epoch
         rows += rows_of({"hue": hue}, values)
         rank = {s: 100 * v for s, v in values.items()}
-        rows += rows_of({"hue": hue}, rank, evaluation="features", metric="rankme", target="")[::-1]
-    rows += rows_of({"hue": 0.0}, {6: 3.0}, evaluation="features", metric="lidar", target="")
-    rows += rows_of({"hue": 0.1}, {6: 9.0}, evaluation="features", metric="lidar", target="")  # no accuracy
+        rows += rows_of({"hue": hue}, rank, evaluation="unlabelled", metric="rankme", target="")[::-1]
+    rows += rows_of({"hue": 0.0}, {6: 3.0}, evaluation="unlabelled", metric="lidar", target="")
+    rows += rows_of({"hue": 0.1}, {6: 9.0}, evaluation="unlabelled", metric="lidar", target="")  # no accuracy
     rows += rows_of({"method": "pixels"}, {6: 0.9}) + rows_of({}, {5: 0.0}, evaluation="knn")
     measures, accuracy, seeds = paired_measures(rows)
     np.testing.assert_array_equal(accuracy, [0.7, 0.8, 0.5, 0.6])
