@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         train,
     )
     from ssljax.config import Config
+    from ssljax.embedding import Embedding, embed
     from ssljax.errors import UserError
+    from ssljax.forecast import dry_run
     from ssljax.pipeline import Study, run
     from ssljax.planning import plan
 
@@ -33,8 +35,11 @@ __version__ = "0.1.0"
 
 _FROM = {
     "Config": "ssljax.config",
+    "Embedding": "ssljax.embedding",
     "UserError": "ssljax.errors",
     "Study": "ssljax.pipeline",
+    "dry_run": "ssljax.forecast",
+    "embed": "ssljax.embedding",
     "plan": "ssljax.planning",
     "run": "ssljax.pipeline",
 }
@@ -44,8 +49,8 @@ _SUBMODULES = (
 )  # fmt: skip
 
 __all__ = [
-    "Config", "Study", "UserError", "assign", "augment", "config", "data", "encoders", "evaluate", "flags", "losses",
-    "methods", "models", "plan", "report", "run", "study", "sweeps", "train",
+    "Config", "Embedding", "Study", "UserError", "assign", "augment", "config", "data", "dry_run", "embed", "encoders",
+    "evaluate", "flags", "losses", "methods", "models", "plan", "report", "run", "study", "sweeps", "train",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from ssljax import augment
 from ssljax import config as config_lib
 from ssljax.config import Config, evaluation_parts
 from ssljax.data import Dataset, Split, transfer
+from ssljax.data.batches import order
 from ssljax.data.labels import labelled_part
 from ssljax.data.pixels import resize
 from ssljax.data.splits import stratified
@@ -97,6 +98,7 @@ def linear(config: Config, dataset: Dataset, shown: Representation, detail: str 
             batch_size=batch,
             learning_rate=np.multiply(rates, batch / 256 if config.probe_lr_scaling == "linear" else 1),
             schedule=config.probe_schedule,
+            order=None if trained is None or trained.images is None else order,
         )
 
     chosen = None
@@ -228,6 +230,8 @@ def _labelled(config: Config, dataset: Dataset, detail: str) -> Split:
 
 def _on(trained: Trained, part: Split) -> Trained:
     """The same runs with other training images."""
+    if trained.images is not None:
+        return trained._replace(images=part.images)
     return trained._replace(data=trained.data._replace(images=jnp.asarray(part.images)))
 
 

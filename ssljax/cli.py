@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from ssljax import flags, preemption
+from ssljax import determinism, flags, preemption
 from ssljax.config import Config, fields
 from ssljax.errors import UserError
 from ssljax.preemption import Terminated
@@ -80,13 +80,23 @@ def _main(argv: list[str]) -> int:
     absl_flags.DEFINE_string(
         "stages",
         "preview,pretrain,evaluate,report",
-        "which stages to run (default: these four); export writes the trained encoders to files",
+        "which stages to run (default: these four); export writes the trained encoders to files, embed what one of them makes of "
+        "every image",
         flag_values=values,
     )
     absl_flags.DEFINE_string(
         "help_method", None, "show the page of a method: loss, memory, traps, presets, swept names", flag_values=values
     )
+    absl_flags.DEFINE_boolean(
+        "dry_run",
+        False,
+        "say what would be trained: programs, runs, compilations, memory, disk, and time from a few measured steps; nothing is "
+        "written",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_boolean("yes", False, "start even if more than 1,000 runs are to be trained", flag_values=values)
     absl_flags.DEFINE_boolean("help", False, "show every flag", flag_values=values, short_name="h")
+    absl_flags.DEFINE_boolean("deterministic", False, _DETERMINISTIC, flag_values=values)
     for name, define, help in _OF_PROCESSES:
         define(name, None, help, flag_values=values)
     flags.parse_argv(values, argv)
@@ -102,12 +112,25 @@ def _main(argv: list[str]) -> int:
     workdirs = _finished(values["workdir"].value or "", stages)
     if workdirs:
         return _join(values, workdirs, shlex.join(["python", *argv]))
-    workdir = _workdir(values["workdir"].value, argv)
+    checkpoint = values["checkpoint"].value or ""
+    trained_in = checkpoint if Path(checkpoint).is_dir() else None  # where an embedding is written, unless told otherwise
+    workdir = _workdir(values["workdir"].value or (checkpoint and trained_in), argv)
     configs = _configs(values, workdir, stages)
+    if values["deterministic"].value:
+        determinism.ask()
+
+    from ssljax import encoders, forecast, pipeline  # import JAX: not before the flags are known to be right
+
+    configs = encoders.with_start(configs, stages)
+    if "pretrain" in stages and not (values["yes"].value or values["dry_run"].value):
+        forecast.refuse_surprise(configs, workdir)
     _join_processes(values)
     _cache_compilations()
-
-    from ssljax import pipeline  # imports JAX: not before the flags are known to be right
+    if values["dry_run"].value:
+        found = forecast.dry_run(configs, workdir)
+        if pipeline.processes.first():
+            print(found)
+        return OK
 
     study = pipeline.run(configs, workdir, stages=stages, command=shlex.join(["python", *argv]))
     if not pipeline.processes.first():
@@ -120,6 +143,9 @@ def _main(argv: list[str]) -> int:
         print(f"\nwritten to {study.workdir}")
     return OK
 
+
+# Not a setting: XLA takes it for the whole process.
+_DETERMINISTIC = "on a GPU: the same bits whenever the command is repeated or goes on, at a price in speed (a CPU needs no asking)"
 
 # Not settings: they are not the same in all processes of a command.
 _OF_PROCESSES: tuple[tuple[str, Callable[..., Any], str], ...] = (
@@ -157,7 +183,8 @@ def _finished(given: str, stages: Sequence[str]) -> list[Path]:
     return folders if foreign and stages == ["report"] else []
 
 
-_OF_JOINED = ("focus", "superclasses", "targets", "study_of")  # the settings that a page of finished folders takes
+# The settings that a page of finished folders takes.
+_OF_JOINED = ("focus", "superclasses", "targets", "study_of", "compare")
 
 
 def _join(values: absl_flags.FlagValues, workdirs: list[Path], command: str) -> int:
@@ -170,8 +197,9 @@ def _join(values: absl_flags.FlagValues, workdirs: list[Path], command: str) -> 
         )
     (config,) = flags.configs_from_flags(values)
 
-    from ssljax.report.joined import told_apart, write_joined
+    from ssljax.report.joined import write_joined
     from ssljax.report.tables import read_targets
+    from ssljax.report.workdir import told_apart
     from ssljax.study.superclasses import read_superclasses
 
     first = workdirs[0]
@@ -185,6 +213,7 @@ def _join(values: absl_flags.FlagValues, workdirs: list[Path], command: str) -> 
         superclasses=read_superclasses(config.superclasses) if config.superclasses else None,
         choose=config.focus,
         study_of=config.study_of,
+        compare=config.compare,
         targets=read_targets(config.targets) if config.targets else None,
         command=command,
     )
@@ -196,9 +225,12 @@ def _configs(values: absl_flags.FlagValues, workdir: Path, stages: Sequence[str]
     """What the flags say; where a workdir is named and no setting of training, what made that workdir, under the flags."""
     given = [field for name, field in fields().items() if values[name].present]
     made = workdir / "flagfile.cfg"
+    if values["checkpoint"].value and not values["dataset"].present:  # whose own images are embedded
+        studied = Path(values["checkpoint"].value) / "flagfile.cfg"
+        return flags.over(flags.read_flagfile(studied), values) if studied.exists() else flags.configs_from_flags(values)
     if values["workdir"].value and made.exists() and not any(field.metadata["training"] for field in given):
         return flags.over(flags.read_flagfile(made), values)
-    if not given and values["workdir"].value and set(stages) <= {"evaluate", "export", "report"}:
+    if not given and values["workdir"].value and set(stages) <= {"evaluate", "export", "embed", "report"}:
         raise UserError(f"--workdir: {workdir} has no flagfile.cfg, so nothing was trained there")
     return flags.configs_from_flags(values)
 
@@ -221,15 +253,12 @@ def _cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-_OWN = ("workdir", "stages", "help_method")
+_OWN = ("workdir", "stages", "dry_run", "yes", "help_method", "deterministic")
 
 
 def _help(values: absl_flags.FlagValues) -> str:
     lines = ["python experiments/run.py --flagfile=FILE [--name=value ...]", ""]
     lines += ["  --flagfile\n      a file of such lines; flags after it go over it"]
-    lines += [
-        f"  --{name}\n      {values[name].help}"
-        for name in ("workdir", "stages", "help_method", *(n for n, *_ in _OF_PROCESSES))
-    ]
+    lines += [f"  --{name}\n      {values[name].help}" for name in (*_OWN, *(n for n, *_ in _OF_PROCESSES))]
     lines += [f"  --{name}\n      {values[name].help}" for name in flags.names()]
     return "\n".join(lines)

@@ -58,11 +58,16 @@ class Config:
     dataset: str = _field(
         "digits",
         str,
-        "digits, a tfds name (mnist, cifar10:3.0.2), imagenet100:DIR, aircraft:DIR, folder:DIR, npz:FILE, bbbc021:DIR (cells that "
-        "experiments/bbbc021.py cut out) or crops:FILE (cells in an .npz, a row of FILE.csv each); miniature:NAME is a small made "
-        "set in NAME's layout",
+        "digits, a tfds name (mnist, cifar10:3.0.2), imagenet100:DIR, aircraft:DIR, folder:DIR, table:FILE.csv (a row each), "
+        "npz:FILE, bbbc021:DIR (cells that experiments/bbbc021.py cut out) or crops:FILE (cells in an .npz, a row of FILE.csv each)"
+        "; miniature:NAME is a small made set in NAME's layout",
     )
-    data_dir: str = _field("", str, "where tfds keeps its prepared data sets", training=False)
+    data_dir: str = _field(
+        "",
+        str,
+        "where data lie: the folder that DIR and FILE are relative to, and where tfds keeps its prepared sets",
+        training=False,
+    )
     manual_dir: str = _field(
         "", str, "where archives that were fetched by hand lie, for tfds to prepare", training=False
     )
@@ -88,13 +93,39 @@ class Config:
         low=0,
     )
     label: str = _field(
-        "", str, "the column that is the label, of sets that know several of each image (cells: compound unless given)"
+        "",
+        str,
+        "the column that is the label, of sets that know several of each image (cells: compound unless given, tables: label); "
+        "none: a folder's or table's images have no labels",
     )
     group: str = _field(
         "",
         str,
-        "the column none of whose values stands in two of the splits that are drawn (cells: site unless given); none: images are "
+        "the column none of whose values stands in two of the splits (cells: site unless given, tables: group); none: images are "
         "split one by one",
+    )
+    channels: int = _field(
+        0,
+        int,
+        "of a folder or table, so many channels are made of the one of a grey image (0: images are left alone)",
+        low=0,
+    )
+    channel_files: str = _field(
+        "",
+        str,
+        "of a folder where every channel is a file, how these are named: {stem}_w{1,2,3}*.tif, with {stem} for what the files of "
+        "an image share, a list of the channels in order, and * for anything (none: a file holds all channels)",
+    )
+    path_column: tuple[str, ...] = _field(
+        ("path",),
+        tuple,
+        "the column of a table that names the image files, relative to the table's folder or to --data_dir; a list where every "
+        "channel is a file: dapi,tubulin,actin",
+    )
+    split_column: str = _field(
+        "split",
+        str,
+        "the column of a table that says train, validation or test, where it has it; none: splits are drawn",
     )
     compound: str = _field(
         "",
@@ -138,7 +169,14 @@ class Config:
     pretrained: str = _field(
         "",
         str,
-        "file of a trained encoder to measure, ours or another project's; or random: untrained ones, a seed each",
+        "file of a trained encoder, ours or another project's: with the stage pretrain training starts from it (--init_from), without "
+        "it it is measured as it is; or random: untrained ones, measured, a seed each",
+    )
+    init_from: str = _field(
+        "",
+        str,
+        "file of a trained encoder that training starts from, ours or another project's; its heads start anew (none: from random "
+        "weights)",
     )
     backbone: str = _field(None, str, "network whose features are evaluated")
     width: float = _field(None, float, "multiplies every channel count of the backbone", low=1 / 64, high=8)
@@ -241,6 +279,21 @@ class Config:
         "runs, then as many of what is left as divide the batch)",
         training=False,
     )
+    stream: str = _field(
+        "auto",
+        str,
+        "where training images come from: no: all are on the device; cache: batches are read from the decoded images on disk; decode: "
+        "files are decoded anew each epoch, with no cache (folder:, imagenet100:, table: and tfds sets). With cache and decode all runs "
+        "of a program see the same batches. auto: no where the images fit on the device with room to spare, else cache",
+        choices=("auto", "no", "cache", "decode"),
+    )
+    workers: int = _field(
+        -1,
+        int,
+        "processes that read streamed images; 0: threads of this one; -1: a process a core where files are decoded, else threads",
+        low=-1,
+        training=False,
+    )
     max_runs_per_program: int = _field(
         0, int, "split a sweep into programs of at most this many runs (0: as many as the memory holds)", low=0
     )
@@ -251,6 +304,15 @@ class Config:
         10, int, "epochs between checkpoints; the last epoch always has one", low=1, training=False
     )
     keep: int = _field(2, int, "checkpoints kept", low=1, training=False)
+    eval_every: int = _field(
+        0,
+        int,
+        "epochs between looks at the features while runs are trained, on a fixed sample of training images: RankMe, LiDAR, alpha-ReQ, "
+        "alignment, uniformity, collapse, and with labels k-NN and a ridge classifier; collapse is looked for after every epoch "
+        "(0: never)",
+        low=0,
+        training=False,
+    )
 
     # How it is measured
     evaluate_on: str = _field(
@@ -267,7 +329,8 @@ class Config:
         "searched penalty), kmeans (kmeans@k4: with four clusters), dose (a compound's cells against untreated ones, concentration "
         "by concentration), profiles (treated cells' mechanism of action by the nearest treatment), views (how far apart the two "
         "views of an image look: LPIPS), properties (of each class, from features and images), convergence (of the solvers of "
-        "pseudo-labels), cost (memory and time of training); linear@10%, knn@10%, finetune@10%: on so many of the labels; "
+        "pseudo-labels), unlabelled (RankMe, LiDAR, alpha-ReQ, alignment, uniformity and collapse on a sample of training images), cka "
+        "(how alike the features of a setting's seeds are), cost (memory and time of training); linear@10%, knn@10%, finetune@10%: on so many of the labels; "
         "logreg@dtd: on another data set",
         training=False,
     )
@@ -341,7 +404,7 @@ class Config:
         "further columns of the set that clusters are scored against: compound, plate, well, concentration, moa",
         training=False,
     )
-    clusters: int = _field(0, int, "clusters of K-means (0: the number of classes)", low=0, training=False)
+    clusters: int = _field(0, int, "clusters of K-means (0: the number of classes; for embed 10 where there are none)", low=0, training=False)
     convergence_batches: int = _field(
         1000,
         int,
@@ -373,6 +436,34 @@ class Config:
         str,
         "evaluation and metric that the study of a sweep is about, as knn or linear:f1 (default: linear accuracy, else what "
         "there is)",
+        training=False,
+    )
+    checkpoint: str = _field(
+        "",
+        str,
+        "for the stage embed alone: the workdir, or the file of an encoder, that --dataset is embedded with (default: --workdir, and "
+        "its own images)",
+        training=False,
+    )
+    run: str = _field(
+        "", str, "which run is embedded with, as the tables name it: simclr/seed=5 (needed where there are several)", training=False
+    )
+    embed_on: tuple[str, ...] = _field(
+        (), tuple, "the splits that are embedded: train, validation, test (default: all)", training=False
+    )
+    neighbours: int = _field(10, int, "nearest images that embed keeps of each image (0: none)", low=0, training=False)
+    map: str = _field(
+        "pca",
+        str,
+        "how embed lays the images out in two dimensions: by principal components, or by t-SNE, at most 10,000 of them",
+        choices=("pca", "tsne", "none"),
+        training=False,
+    )
+    compare: str = _field(
+        "",
+        str,
+        "pairs of settings to compare over seeds: 'method=simclr vs method=byol', several with semicolons (default: every value "
+        "against the first of its kind)",
         training=False,
     )
     targets: str = _field("", str, "CSV of published values to print beside the measured ones", training=False)
@@ -454,6 +545,8 @@ def _checked_tuple(name: str, flag: str, value: Any) -> tuple:
     if name == "evaluations":
         for evaluation in value:
             evaluation_parts(evaluation, flag)
+    if name == "path_column" and not (value and all(value)):
+        raise UserError(f"{flag}: expected the name of a column, given {','.join(value) or 'none'}")
     if name == "probe_learning_rates":
         for rate in value:
             try:
@@ -467,7 +560,7 @@ def _checked_tuple(name: str, flag: str, value: Any) -> tuple:
 
 EVALUATIONS = (
     *("linear", "knn", "finetune", "logreg", "kmeans", "dose", "profiles"),
-    *("views", "properties", "convergence", "cost"),
+    *("views", "properties", "convergence", "unlabelled", "cka", "cost"),
 )
 _OF_A_PART = ("linear", "knn", "finetune")  # those that take `@P%`
 
@@ -515,6 +608,7 @@ def percent_of(detail: str) -> float | None:
 
 
 MESH_AXES = ("run", "data")
+STREAMED = ("cache", "decode")  # the values of `stream` by which images are not resident on the device
 
 
 def mesh_sizes(text: str) -> dict[str, int]:
@@ -566,6 +660,8 @@ def _resolved(given: Config) -> Config:
         if not given.compound and getattr(given, name) != fields()[name].default:
             raise UserError(f"--{name}: {getattr(given, name)} has no effect without --compound")
     config = _with_preset(given)
+    if config.pretrained and config.init_from:
+        raise UserError("--init_from: what training starts from; with --pretrained nothing is trained, give one of them")
     measured = ("backbone", "width", "image_size")
     trained = ("transforms", *measured, "epochs", "batch_size", "optimizer", "learning_rate")
     for name in measured if config.pretrained else trained:

@@ -3,14 +3,13 @@
 import json
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ssljax.config import Config
 from ssljax.evaluate.measure import Measurement
 from ssljax.train import execution
-from ssljax.train.loop import Trained, sweep_step
+from ssljax.train.loop import Trained, order_shape, sweep_step
+from ssljax.train.stream import steps_of
 
 
 def measurements(config: Config, trained: Trained, name: str, metrics_file: Path) -> list[Measurement]:
@@ -27,10 +26,11 @@ def memory(config: Config, trained: Trained) -> int:
       config: resolved.
       trained: the runs with their optimiser's state.
     """
-    steps = execution.steps_per_dispatch(config, trained.program.steps_per_epoch)
-    runs, images = len(trained.runs), len(trained.data.images)
-    order = jax.ShapeDtypeStruct((runs, images), jnp.int32, sharding=trained.hyper["seed"].sharding)
-    step = sweep_step(config, trained.program, steps, trained.mesh)
+    steps, chunks = execution.steps_per_dispatch(config, trained.program.steps_per_epoch), trained.images is not None
+    if chunks:
+        steps = steps_of(steps, config.batch_size, trained.images, config.steps_per_dispatch)
+    order = order_shape(config, trained, steps)
+    step = sweep_step(config, trained.program, steps, trained.mesh, chunks)
     account = step.lower(trained.state, trained.hyper, trained.data, order, 0).compile().memory_analysis()  # type: ignore[attr-defined]
     held = account.argument_size_in_bytes + account.output_size_in_bytes - account.alias_size_in_bytes
     return int(trained.mesh.size * (held + account.temp_size_in_bytes))

@@ -1,11 +1,13 @@
-"""Encoders as files: those that are measured without being trained here (`--pretrained`), and trained ones written out."""
+"""Encoders as files: those that are measured without being trained here (`--pretrained`) or that training starts from
+(`--init_from`), and trained ones written out.
+"""
 
 import dataclasses
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +20,14 @@ from ssljax import sweeps
 from ssljax.config import Config
 from ssljax.data import Dataset
 from ssljax.errors import UserError
+from ssljax.methods.base import begin_from
 from ssljax.models import naming, weights
 from ssljax.models.weights import Encoder
 from ssljax.sweeps import Run
 from ssljax.train import loop
 from ssljax.train.loop import Trained
-from ssljax.train.step import INIT, Data, Program, State, derive, encoder_network
+from ssljax.train.mesh import laid_out
+from ssljax.train.step import INIT, Data, Program, State, derive, encoder_network, over_runs
 
 log = logging.getLogger("ssljax")
 
@@ -41,12 +45,29 @@ class Normalisation(NamedTuple):
     whose: str
 
 
+def with_start(configs: Sequence[Config], stages: Sequence[str], made: Sequence[Config] = ()) -> list[Config]:
+    """The configs; where they are to be trained, `pretrained` is what training starts from, and stands in `init_from`.
+
+    Args:
+      configs: as given.
+      stages: of the command.
+      made: what the workdir was made for, so that the command that trained it may measure it too.
+    """
+    trained = "pretrain" in stages or any(config.init_from for config in made)
+    return [
+        dataclasses.replace(config, pretrained="", init_from=config.pretrained)
+        if trained and config.pretrained not in ("", RANDOM) and not config.init_from
+        else config
+        for config in configs
+    ]
+
+
 def refuse_stages(configs: Sequence[Config], stages: Sequence[str]) -> None:
-    """Raises `UserError` for a stage that encoders from files do not have."""
+    """Raises `UserError` for a stage that encoders which are not trained do not have."""
     if not any(config.pretrained for config in configs):
         return
     if "pretrain" in stages:
-        raise UserError("--pretrained: an encoder from a file is measured, not trained; give --stages=evaluate,report")
+        raise UserError("--pretrained=random: untrained encoders are measured, not trained; give --stages=evaluate,report")
     if "export" in stages:
         raise UserError("--pretrained: export writes encoders that were trained here; give --stages=evaluate,report")
 
@@ -75,7 +96,7 @@ def _digest(data: bytes) -> str:
 
 
 def settle(given: Config, config: Config) -> tuple[Config, Encoder | None]:
-    """The config with the network that its `pretrained` stands for, and that network from the file; None for `RANDOM`.
+    """The config with the network that `pretrained` or `init_from` stands for, and that network from the file; None for `RANDOM`.
 
     Args:
       given: the config before `resolve`: what is None in it was not asked for.
@@ -84,20 +105,29 @@ def settle(given: Config, config: Config) -> tuple[Config, Encoder | None]:
     Raises:
       UserError: no such file, one that holds no encoder of ours, another network than asked for, or a sweep.
     """
-    if config.sweep:
+    if config.pretrained and config.sweep:
         raise UserError("--sweep: an encoder that is not trained (--pretrained) has nothing to sweep")
     if config.pretrained == RANDOM:
         return config, None
-    encoder = weights.load(config.pretrained, backbone=given.backbone or "")
+    file, flag = file_of(config)
+    encoder = weights.load(file, backbone=given.backbone or "", flag=flag)
     for name in ("width", "stem"):
         asked, held = getattr(given, name), getattr(encoder, name)
         if asked is not None and asked != held and (name != "stem" or naming.FAMILIES[encoder.backbone].stems):
-            where, what = f"--pretrained={config.pretrained}", f"{encoder.backbone} of {name} {held}"
-            raise UserError(f"{where}: the file holds a {what}, given --{name}={asked}")
+            what = f"{encoder.backbone} of {name} {held}"
+            raise UserError(f"{flag}={file}: the file holds a {what}, given --{name}={asked}")
     if given.stem_padding is not None:
         encoder = encoder._replace(stem_padding=given.stem_padding)
     network = {name: getattr(encoder, name) for name in _NETWORK}
-    return dataclasses.replace(config, **network), encoder
+    if config.pretrained and given.image_size is None and encoder.image_size:  # of one of our own files
+        config = dataclasses.replace(config, image_size=encoder.image_size)
+    second = config.second and dataclasses.replace(config.second, **network)
+    return dataclasses.replace(config, **network, second=second), encoder
+
+
+def file_of(config: Config) -> tuple[str, str]:
+    """The file that a config's encoders are from, or start from, and the flag that names it."""
+    return (config.pretrained, "--pretrained") if config.pretrained else (config.init_from, "--init_from")
 
 
 _NETWORK = ("backbone", "width", "stem", "stem_padding")
@@ -116,16 +146,18 @@ def refuse_equal(configs: Sequence[Config]) -> None:
 
 
 def check_channels(encoder: Encoder | None, config: Config, dataset: Dataset) -> None:
-    """Raises `UserError` unless the encoder takes the images: as many channels, or three of grey ones."""
+    """Raises `UserError` unless the encoder takes the images: as many channels, or, to be measured, three of grey ones."""
     channels = dataset.splits["train"].images.shape[-1]
-    if encoder is not None and encoder.channels != channels and (encoder.channels, channels) != (3, 1):
+    repeated = (encoder.channels, channels) == (3, 1) and bool(config.pretrained) if encoder else False
+    if encoder is not None and encoder.channels != channels and not repeated:
+        file, flag = file_of(config)
         raise UserError(
-            f"--pretrained={config.pretrained}: the encoder takes images of {_count(encoder.channels)}, "
-            f"{config.dataset} has {channels}"
+            f"{flag}={file}: the encoder takes images of {count_of(encoder.channels)}, {config.dataset} has {channels}"
         )
 
 
-def _count(channels: int) -> str:
+def count_of(channels: int) -> str:
+    """So many channels, in words."""
     return f"{channels} channel{'s' if channels > 1 else ''}"
 
 
@@ -143,6 +175,31 @@ def normalisation(encoder: Encoder, dataset: Dataset) -> Normalisation:
     return Normalisation(dataset.mean, dataset.std, "the data set's")
 
 
+def seen_as(program: Any) -> tuple[Sequence[float], Sequence[float]]:
+    """The mean and deviation that a program's images are normalised by: the data set's, or those of the file it starts from."""
+    if program.encoder is None:
+        return program.dataset.mean, program.dataset.std
+    own = normalisation(program.encoder, program.dataset)
+    return own.mean, own.std
+
+
+def started(trained: Trained, encoder: Encoder) -> Trained:
+    """Runs before their first step, all of whose encoders, and the targets' copies of them, begin with these weights.
+
+    Args:
+      trained: from `loop.prepare`.
+      encoder: of the runs' own architecture.
+    """
+
+    def one(state: State, encoder: Any) -> State:
+        params, stats, memory = begin_from(state.params, state.stats, state.memory, encoder)
+        return state._replace(params=params, stats=stats, memory=memory)
+
+    axes = (0, None)
+    begin = laid_out(over_runs(one, axes), axes, trained.mesh, donate=True)
+    return trained._replace(state=begin(trained.state, {"params": encoder.params, "stats": encoder.stats}))
+
+
 def from_file(encoder: Encoder, config: Config, runs: Sequence[Run], dataset: Dataset) -> Trained:
     """An encoder from a file as runs to be measured, one a seed: they share its weights, and its features are computed once.
 
@@ -156,12 +213,13 @@ def from_file(encoder: Encoder, config: Config, runs: Sequence[Run], dataset: Da
     weights = jax.device_put({"params": encoder.params, "batch_stats": encoder.stats})
     # A value for each channel that the network takes: normalised by them, grey images have as many, all equal.
     mean, std = (np.broadcast_to(values, encoder.channels).tolist() for values in (own.mean, own.std))
-    data = loop.resident(dataset.splits["train"].images, mean, std)._replace(shared=weights)
+    data, images = loop.laid_down(config, dataset.splits["train"].images, mean, std)
+    data = data._replace(shared=weights)
 
     def encode(state: State, images: jax.Array, data: Data) -> jax.Array:
         return network.apply(data.shared, (images - data.mean) / data.std, train=False)
 
-    return _measured_only(encode, runs, State((), (), (), (), jnp.ones(len(runs), bool)), data)
+    return _measured_only(encode, runs, State((), (), (), (), jnp.ones(len(runs), bool)), data, images)
 
 
 def untrained(config: Config, runs: Sequence[Run], dataset: Dataset) -> Trained:
@@ -183,13 +241,13 @@ def untrained(config: Config, runs: Sequence[Run], dataset: Dataset) -> Trained:
         return network.apply(variables, (images - data.mean) / data.std, train=False)
 
     state = init(jnp.array([run.seed for run in runs], jnp.uint32))
-    return _measured_only(encode, runs, state, loop.resident(images, dataset.mean, dataset.std))
+    return _measured_only(encode, runs, state, *loop.laid_down(config, images, dataset.mean, dataset.std))
 
 
-def _measured_only(encode: Any, runs: Sequence[Run], state: State, data: Data) -> Trained:
+def _measured_only(encode: Any, runs: Sequence[Run], state: State, data: Data, images: Any) -> Trained:
     """Runs of which only features are asked."""
     functions: dict[str, Any] = dict.fromkeys(Program._fields) | {"encode": encode}
-    return Trained(Program(**functions), tuple(runs), state, {}, data, 0)
+    return Trained(Program(**functions), tuple(runs), state, {}, data, 0, images)
 
 
 def describe(encoder: Encoder, config: Config, dataset: Dataset) -> str:
@@ -199,27 +257,54 @@ def describe(encoder: Encoder, config: Config, dataset: Dataset) -> str:
     if family.stems:
         padding = f" padded by {encoder.stem_padding}" if encoder.stem == "cifar" and family.padded else ""
         parts.append(f"{encoder.stem} stem{padding}")
-    parts.append(_count(encoder.channels))
+    parts.append(count_of(encoder.channels))
     if encoder.channels != dataset.splits["train"].images.shape[-1]:
         parts.append("grey images repeated to three equal channels")
     parts.append(f"images normalised by {normalisation(encoder, dataset).whose} mean and deviation")
-    return f"{config.pretrained} ({encoder.layout}): {', '.join(parts)}"
+    return f"{file_of(config)[0]} ({encoder.layout}): {', '.join(parts)}"
 
 
 def provenance(encoder: Encoder, config: Config, dataset: Dataset) -> dict[str, str]:
     """What `run.json` keeps of an encoder from a file."""
-    with open(config.pretrained, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": config.pretrained, "sha256": sha256, "description": describe(encoder, config, dataset)}
+    file, flag = file_of(config)
+    use = "measured" if flag == "--pretrained" else "start"
+    told = {"use": use, "sha256": digest_of(file), "description": describe(encoder, config, dataset)}
+    return {"file": file, **told}
+
+
+def digest_of(path: str | Path) -> str:
+    """sha256 (hex) of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_changed(workdir: Path, files: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises `UserError` if training in a workdir began from other weights than a file of that name holds now.
+
+    Args:
+      workdir: with what it was made of in its `run.json`, if it was.
+      files: from `provenance`, by program.
+    """
+    known = {each["file"]: each["sha256"] for each in _noted(workdir) if each.get("use") == "start"}
+    for each in files.values():
+        if each["use"] == "start" and known.get(each["file"], each["sha256"]) != each["sha256"]:
+            raise UserError(
+                f"--init_from={each['file']}: holds other weights than those that training in {workdir} began from; "
+                "put them back, or give another --workdir"
+            )
+
+
+def _noted(workdir: Path) -> list[dict[str, str]]:
+    try:
+        return list(json.loads((workdir / "run.json").read_text()).get("encoders", {}).values())
+    except (OSError, json.JSONDecodeError):
+        return []
 
 
 def notes(workdir: Path) -> list[str]:
     """The sentences of a workdir's page on its encoders from files."""
-    try:
-        found = json.loads((workdir / "run.json").read_text()).get("encoders", {})
-    except (OSError, json.JSONDecodeError):
-        return []
-    return [f"Encoder {each['description']}." for each in found.values()]
+    said = {"start": "Training starts from"}
+    return list(dict.fromkeys(f"{said.get(each.get('use', ''), 'Encoder')} {each['description']}." for each in _noted(workdir)))
 
 
 def export(config: Config, trained: Trained, folder: Path, name: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,3 +39,19 @@ def replacing(
         with contextlib.suppress(OSError):  # the first error is the one to tell
             temporary.unlink()
         raise
+
+
+# As `replacing` names them.
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}")
+
+
+def forget_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Removes what killed processes left of files that they were writing in a folder and in those directly below it.
+
+    Args:
+      folder: nobody else writes there now.
+    """
+    for pattern in (".*", "*/.*"):
+        for path in Path(folder).glob(pattern):
+            if _UNFINISHED.fullmatch(path.name) and path.is_file():
+                path.unlink()

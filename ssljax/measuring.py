@@ -14,11 +14,12 @@ from ssljax.config import Config, evaluation_parts
 from ssljax.data import Dataset
 from ssljax.errors import UserError
 from ssljax.evaluate import features as extraction
+from ssljax.evaluate import unlabelled
 from ssljax.evaluate.measure import ClassMeasurement, Measurement, means
 from ssljax.files import replacing
 from ssljax.models import lpips
 from ssljax.representation import Representation
-from ssljax.study import convergence, properties
+from ssljax.study import convergence, properties, similarity
 
 log = logging.getLogger("ssljax")
 
@@ -146,6 +147,28 @@ def _convergence(
     }
 
 
+def _unlabelled(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
+    if shown.trained is None:
+        return [((), ())] * len(shown.names), {}  # raw pixels have no encoder
+    train, views = dataset.splits["train"], None
+    places, _ = unlabelled.places(len(train.images))
+    if shown.columns["transforms"]:  # encoders that are not trained here have no views of their own
+        _, draw = extraction.watching(config, shown.trained.program, unlabelled.VIEWS)
+        views = draw(shown.trained, np.asarray(train.images[places]), places)
+    measured: list[Measured] = []
+    for i, features in enumerate(shown.train):
+        found = unlabelled.measures(features[places], None if views is None else views[i])
+        measured.append(([Measurement("unlabelled", "", k, v) for k, v in found.items() if np.isfinite(v)], ()))
+    return measured, {}
+
+
+def _cka(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
+    del config, dataset
+    # The seeds of a setting may be in several programs: `similarity.settle` fills these in when all have been measured.
+    row = Measurement(*similarity.KEY, float("nan"))
+    return [((row,) if shown.trained is not None else (), ())] * len(shown.names), {}
+
+
 def _properties(
     config: Config, dataset: Dataset, shown: Representation
 ) -> tuple[list[Measured], dict[str, np.ndarray]]:
@@ -186,4 +209,6 @@ _EVALUATE: dict[str, Callable[..., tuple[list[Measured], dict[str, np.ndarray]]]
     "views": _views,
     "properties": _properties,
     "convergence": _convergence,
+    "unlabelled": _unlabelled,
+    "cka": _cka,
 }

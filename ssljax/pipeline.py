@@ -9,9 +9,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from ssljax import cost, encoders, measuring, processes, profiling, protocol, representation, sizes, sweeps
+from ssljax import (
+    cost,
+    embedding_stage,
+    encoders,
+    flags,
+    measuring,
+    processes,
+    profiling,
+    protocol,
+    representation,
+    serving,
+    sizes,
+    sweeps,
+    watching,
+)
 from ssljax import workdir as workdir_lib
 from ssljax.config import OF_IMAGES, Config
 from ssljax.errors import unknown
@@ -21,13 +34,14 @@ from ssljax.planning import Program, executions, plan, slug, superclasses_of
 from ssljax.preview import preview, previewed
 from ssljax.report import tables
 from ssljax.report.page import write_page
+from ssljax.study import similarity
 from ssljax.sweeps import Run
 from ssljax.train import execution, loop, memory
 
 log = logging.getLogger("ssljax")
 
 STAGES = ("preview", "pretrain", "evaluate", "report")
-_ALL_STAGES = (*STAGES, "export")
+_ALL_STAGES = (*STAGES, "export", "embed")
 
 
 class Study(NamedTuple):
@@ -61,7 +75,7 @@ def run(
       configs: one config a program (its runs are trained together); as `ssljax.flags` makes them from comma lists.
       workdir: where everything is written; see the README for what lies there.
       stages: some of "preview", "pretrain", "evaluate", "report", done in that order; "export", which writes the trained
-        encoders to files, comes before the report.
+        encoders to files, and "embed", which writes what one of them makes of every image, come before the report.
       command: the command line, for the report.
       progress: whether progress is drawn on standard error.
 
@@ -76,21 +90,31 @@ def run(
     for stage in stages:
         if stage not in _ALL_STAGES:
             raise unknown("stage", stage, _ALL_STAGES, "--stages")
+    made = workdir / "flagfile.cfg"
+    configs = encoders.with_start(configs, stages, flags.read_flagfile(made) if made.exists() else ())
     encoders.refuse_stages(configs, stages)
-    programs = _planned(configs, workdir, stages)
+    embedding_stage.refuse_stages(configs, stages)
+    if any(config.checkpoint for config in configs):
+        embedding_stage.embed_other(configs, workdir, progress=progress)
+        return Study(workdir, [], [])
+    programs = planned(configs, workdir, stages)
+    embedded = serving.chosen(programs, configs[0].run, workdir) if "embed" in stages else None
     study, settled = Study(workdir, [], []), [p.config for p in programs]
     with contextlib.ExitStack() as held:
         prints: dict[str, str] = {}
+        files: dict[str, dict[str, str]] = {}
         seconds: dict[str, float] = {}
         with processes.all_or_none():
             if processes.first():
-                held.enter_context(workdir_lib.claimed(workdir, configs))
+                held.enter_context(workdir_lib.claimed(workdir, embedding_stage.forgotten(configs)))
                 (workdir / "figures").mkdir(exist_ok=True)
                 prints = {_of_images(p): p.dataset.fingerprint for p in programs}
                 seconds = workdir_lib.refuse_other_data(workdir, prints)
+                files = {p.name: encoders.provenance(p.encoder, p.config, p.dataset) for p in programs if p.encoder}
+                encoders.refuse_changed(workdir, files)
                 if "pretrain" in stages:  # before the first step, so that a resume knows what this one saw
                     workdir_lib.write_text(
-                        workdir / "run.json", workdir_lib.describe(settled, prints, command, seconds)
+                        workdir / "run.json", workdir_lib.describe(settled, prints, command, seconds, files)
                     )
                     (checkpoints := workdir / "checkpoints").mkdir(exist_ok=True)
                     workdir_lib.write_text(checkpoints / execution.FILE, execution.to_json(executions(programs)))
@@ -104,12 +128,14 @@ def run(
         if "evaluate" in stages:
             with _timed(seconds, "evaluate"):
                 _evaluate_baselines(programs, study)
+                similarity.settle(study.results, workdir / "artifacts")
             write_results(workdir / "results.csv", study.results)
             write_results(workdir / "per_class.csv", study.per_class)
         if set(stages) & {"pretrain", "evaluate"}:
-            files = {p.name: encoders.provenance(p.encoder, p.config, p.dataset) for p in programs if p.encoder}
             text = workdir_lib.describe(settled, prints, command, seconds, files)
             workdir_lib.write_text(workdir / "run.json", text)
+        if embedded:
+            embedding_stage.embed_run(*embedded, workdir, progress=progress)
         if "report" in stages:
             study = study._replace(report=_report(programs, workdir, command))
     if not study.results and (workdir / "results.csv").exists():
@@ -124,13 +150,13 @@ def run(
     return study._replace(text=text)
 
 
-def _planned(configs: Sequence[Config], workdir: Path, stages: Sequence[str]) -> list[Program]:
+def planned(configs: Sequence[Config], workdir: Path, stages: Sequence[str]) -> list[Program]:
     """The programs of the stages, the same in all processes."""
     if "pretrain" not in stages:  # what is trained already may be measured on other devices
         configs = [dataclasses.replace(config, mesh="") for config in configs]
     free = processes.least(memory.available()) if processes.several() else None
     with processes.all_or_none():
-        trained = bool(set(stages) & {"pretrain", "evaluate"})
+        trained = bool(set(stages) & {"pretrain", "evaluate", "export", "embed"})
         return plan(configs, trained=trained, checkpoints=workdir / "checkpoints", free=free)
 
 
@@ -145,15 +171,18 @@ def _do(program: Program, stages: Sequence[str], study: Study, seconds: dict[str
     folder = workdir / "checkpoints" / program.name
     if "pretrain" in stages:
         with _timed(seconds, "pretrain"):
+            start = untrained(program)
             trained = loop.pretrain(
                 program.config,
-                untrained(program),
+                start,
                 name=program.name,
                 checkpoints=folder,
                 metrics_file=workdir / "metrics.jsonl",
                 tensorboard=workdir / "tensorboard" / program.name,
                 progress=progress,
+                watch=watching.of_program(program, start) if program.config.eval_every else None,
             )
+            del start
     elif not set(stages) & {"evaluate", "export"}:
         return
     elif program.config.pretrained:
@@ -193,11 +222,11 @@ def untrained(program: Program, *, alone: bool = False) -> loop.Trained:
     if program.config.pretrained:
         return encoders.untrained(program.config, program.runs, dataset)
     train = dataset.splits["train"]
-    data = loop.resident(train.images, dataset.mean, dataset.std, train.labels)
-    if alone:
-        config = dataclasses.replace(program.config, mesh="")
-        return loop.prepare(config, program.runs, data, dataset.classes, jax.local_devices())
-    return loop.prepare(program.config, program.runs, data, dataset.classes)
+    data, images = loop.laid_down(program.config, train.images, *encoders.seen_as(program), train.labels)
+    config = dataclasses.replace(program.config, mesh="") if alone else program.config
+    devices = jax.local_devices() if alone else None
+    prepared = loop.prepare(config, program.runs, data, dataset.classes, devices, images)
+    return prepared if program.encoder is None else encoders.started(prepared, program.encoder)
 
 
 def _measured_only(program: Program) -> loop.Trained:
@@ -231,7 +260,7 @@ def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
         runs = tuple(Run(f"seed={seed}", seed, {}) for seed in program.config.seeds)
         differing = [slug(str(v)) for v, *others in zip(kind, *kinds) if len(set(others)) > 1]
         name = "-".join(["random", *differing])
-        start = untrained(program._replace(runs=runs), alone=True)
+        start = untrained(program._replace(runs=runs, encoder=None), alone=True)
         shown = representation.represent(program.config, start, program.dataset, name)
         if shown is not None:
             columns = {**shown.columns, "method": "random", "transforms": ""}
@@ -243,7 +272,9 @@ def _evaluate_baselines(programs: Sequence[Program], study: Study) -> None:
         name = "-".join(["pixels", *(told if len(sets) > 1 else ())])
         seeds, swept = program.config.seeds, (_images(program),) * len(program.config.seeds)
         asked = set(program.config.evaluations)
-        if asked - {"profiles"}:
+        if asked - {"profiles"} and not representation.pixels_fit(program.dataset):
+            log.warning("%s: raw pixels are not measured: as floats they take more than half of the memory", name)
+        elif asked - {"profiles"}:
             pixels = representation.pixels(program.dataset, seeds, name)
             _measure(_asking(program, asked - {"profiles"}), pixels._replace(swept=swept), study, name)
         if "profiles" in asked:
@@ -307,7 +338,7 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
     notes, targets = protocol.notes(shared, encoders.notes(workdir)), _targets(programs)
     return write_page(
         workdir,
-        images=None if test is None else np.asarray(test.images),
+        images=None if test is None else test.images,
         class_names=first.dataset.class_names or (),
         title=f"{shared.dataset}: {', '.join(dict.fromkeys(representation.columns(p.config)['method'] for p in programs))}",
         command=command or f"python experiments/run.py --flagfile={workdir / 'flagfile.cfg'}",
@@ -318,6 +349,7 @@ def _report(programs: Sequence[Program], workdir: Path, command: str) -> Path:
         superclasses=superclasses_of(shared, first.dataset) if shared.superclasses else None,
         choose=shared.focus,
         study_of=shared.study_of,
+        compare=shared.compare,
         warnings=_sizes_said([p.config for p in programs]),
     )
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssljax import augment, data, encoders, measuring, sweeps
+from ssljax import augment, data, encoders, measuring, representation, sweeps
 from ssljax import config as config_lib
 from ssljax.config import OF_IMAGES, Config
 from ssljax.data import Dataset
@@ -21,7 +21,7 @@ from ssljax.errors import UserError, unknown
 from ssljax.methods import OF_METHODS, reads
 from ssljax.models.weights import Encoder
 from ssljax.report import tables
-from ssljax.study import convergence, superclasses
+from ssljax.study import convergence, pairings, superclasses
 from ssljax.sweeps import Run
 from ssljax.train import execution, loop, memory
 from ssljax.train.execution import Execution
@@ -33,7 +33,7 @@ log = logging.getLogger("ssljax")
 class Program(NamedTuple):
     """Runs that are trained as one: a name that is a file name too, a resolved config, its runs, its data.
 
-    Where they are measured only, `encoder` is what their file holds. `listed` holds its values of the settings that were given as
+    `encoder` is what the file holds that they are measured from, or start from. `listed` holds its values of the settings that were given as
     lists and that no column of the tables tells of: they stand there as swept values do.
     """
 
@@ -71,14 +71,16 @@ def plan(
     sets: dict[tuple, Dataset] = {}
     programs: list[Program] = []
     listed = _listed(configs)
-    for name, given, config, values in zip(_names(configs, resolved), configs, resolved, listed):
+    for name, given, config, values in zip(program_names(configs, resolved), configs, resolved, listed):
         runs = sweeps.runs(config)
         for one in runs if not config.pretrained else ():
             sweeps.hyper(config, one)
         key = tuple(getattr(config, name) for name in (*_FOLDERS, *OF_IMAGES))
         if key not in sets:
-            sets[key] = _loaded(config)
+            sets[key] = loaded(config)
         dataset = _measured_on(config, sets[key])
+        kept = execution.read(checkpoints).get(name) if checkpoints else None
+        config = _streamed(config, dataset, kept, trained, free)
         if config.pretrained:  # nothing that is trained is checked, and nothing split
             encoder = None
             if trained:
@@ -89,6 +91,10 @@ def plan(
                 _check_probe(config, dataset)
             programs.append(Program(name, config, tuple(runs), dataset, encoder, values))
             continue
+        encoder = None
+        if config.init_from and (trained or Path(config.init_from).exists()):  # a report needs no file
+            config, encoder = encoders.settle(given, config)
+            encoders.check_channels(encoder, config, dataset)
         if trained:
             _check_prototypes(config, dataset)
             measuring.check(config, dataset)
@@ -97,16 +103,30 @@ def plan(
             functions = loop.program_of(config, len(images), images.shape[-1], dataset.classes)
             convergence.check(config, functions.scores is not None)
         need = partial(memory.estimate, functions, config, images) if trained else None
-        programs += _laid_out(Program(name, config, tuple(runs), dataset, listed=values), checkpoints, need, free)
+        programs += _laid_out(Program(name, config, tuple(runs), dataset, encoder, values), checkpoints, need, free)
     encoders.refuse_equal(resolved)
     _check_study(programs)
+    _check_pairs(programs)
     return programs
 
 
-_FOLDERS = ("data_dir", "manual_dir", "cache_dir")
+_FOLDERS = ("data_dir", "manual_dir", "cache_dir", "stream")
 
 
-def _loaded(config: Config) -> Dataset:
+def _streamed(
+    config: Config, dataset: Dataset, kept: Execution | None, trained: bool, free: int | None
+) -> Config:
+    """The config with where its images come from chosen: as its checkpoints were trained, else as there is room for them."""
+    if config.stream != "auto" or not (kept or trained):
+        return config
+    chosen = kept.stream if kept else memory.stream(images := dataset.splits["train"].images, free)
+    if not kept and chosen != "no":
+        size = memory.size_text(images.nbytes)
+        log.info("%s: images of %s are read from the cache as they are needed (--stream)", config.dataset, size)
+    return dataclasses.replace(config, stream=chosen)
+
+
+def loaded(config: Config) -> Dataset:
     """The images that a resolved config asks for."""
     subset = None
     if config.compound:
@@ -121,6 +141,11 @@ def _loaded(config: Config) -> Dataset:
         label=config.label,
         group=config.group,
         subset=subset,
+        channels=config.channels,
+        channel_files=config.channel_files,
+        path_column=config.path_column,
+        split_column=config.split_column,
+        decode=config.stream == "decode",
     )
     return data.part(loaded.single(), config.max_images)
 
@@ -163,7 +188,7 @@ def executions(programs: Sequence[Program]) -> dict[str, Execution]:
     """How the runs of each config are laid out, by the name of its programs before they were split."""
     chosen: dict[str, Execution] = {}
     for program in programs:
-        one = chosen.setdefault(program.name.partition("~")[0], Execution(program.config.run_axis, {}))
+        one = chosen.setdefault(program.name.partition("~")[0], Execution(program.config.run_axis, {}, program.config.stream))
         one.programs[program.name] = tuple(run.name for run in program.runs)
     return chosen
 
@@ -202,6 +227,26 @@ def _check_study(programs: Sequence[Program]) -> None:
     for name in programs[0].config.focus:
         if name not in known:
             raise unknown("class", name, known, "--focus")
+
+
+def _check_pairs(programs: Sequence[Program]) -> None:
+    """Raises if pairs of settings are to be compared that these programs will not have, or not in runs of the same seeds."""
+    asked = programs[0].config.compare
+    if not asked:
+        return
+    measure = {"evaluation": "linear", "target": "label", "metric": "top1", "value": 0.0, "epoch": 1}
+    rows: list[dict[str, Any]] = []
+    for program in programs:
+        kind = {**measure, "dataset": program.config.dataset, **representation.columns(program.config)}
+        for run in program.runs:
+            own = {"run": f"{program.name}/{run.name}", "seed": run.seed, **program.listed, **run.swept}
+            rows.append({**own, **kind})
+    for method in ("random", "pixels"):  # the untrained encoder and the raw pixels that every table has
+        config = programs[0].config
+        kind = {**measure, "method": method, "transforms": "", "dataset": config.dataset}
+        kind |= {"backbone": "" if method == "pixels" else config.backbone}
+        rows += [{"run": f"{method}/seed={seed}", "seed": seed, **kind} for seed in config.seeds]
+    pairings.asked_for(rows, asked)
 
 
 def _check_probe(config: Config, dataset: Dataset) -> None:
@@ -268,7 +313,7 @@ def _listed(configs: Sequence[Config]) -> list[dict[str, Any]]:
     return [{flag: getattr(config, name) for flag, name in differing.items()} for config in configs]
 
 
-def _names(given: Sequence[Config], configs: Sequence[Config]) -> list[str]:
+def program_names(given: Sequence[Config], configs: Sequence[Config]) -> list[str]:
     """A name for each program: its values of the settings in which the programs differ, else the method's.
 
     Those given as lists come first: a preset brings others along, which only tell programs apart where the given ones do not.
@@ -284,8 +329,8 @@ def _names(given: Sequence[Config], configs: Sequence[Config]) -> list[str]:
 
     given = [config_lib.with_its_second(config) for config in given]
     telling, differing = differing_in(given) or ["method"], differing_in(configs)
-    files = encoders.short_names(c.pretrained for c in configs if c.pretrained)
-    if files:  # the method says nothing about them
+    files = encoders.short_names(file for c in configs for file in (c.pretrained, c.init_from) if file)
+    if any(c.pretrained for c in configs):  # the method says nothing about them
         telling, differing = (
             ["pretrained", *(n for n in each if n not in ("pretrained", "method"))] for each in (telling, differing)
         )

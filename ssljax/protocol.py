@@ -4,16 +4,18 @@ from collections.abc import Iterable, Sequence
 
 from ssljax import clustering
 from ssljax.classifying import AVERAGE, PIXELS_SIDE
-from ssljax.config import Config, clusters_of, evaluation_parts, percent_of
+from ssljax.config import STREAMED, Config, clusters_of, evaluation_parts, percent_of
 from ssljax.data import WITH_COLUMNS
 from ssljax.data.build import NO_GROUPS
 from ssljax.data.cells import GROUP
 from ssljax.data.miniature import MADE
 from ssljax.data.transfer import metric_of
+from ssljax.evaluate import unlabelled
 from ssljax.evaluate.features import LAYER
 from ssljax.evaluate.logreg import STRENGTHS
 from ssljax.models import lpips
 from ssljax.report import tables
+from ssljax.study import similarity
 from ssljax.study.convergence import COMPARED, TITLES, level_text
 from ssljax.train import finetune
 
@@ -61,12 +63,25 @@ def table_columns(configs: Sequence[Config], targets: tables.Targets = None) -> 
             tables.Column(f"{title}, steps to {level}", (f"convergence@{solver}", "", f"steps_to_{level}"))
             for solver, title in TITLES.items()
         ]
+    columns += _UNLABELLED if "unlabelled" in asked else ()
+    if "cka" in asked:
+        columns.append(tables.Column("CKA of seeds", similarity.KEY))
     if "cost" in asked:
         columns += [
             tables.Column("Memory (GB)", ("cost", "", "memory_gb")),
             tables.Column("Epoch (s)", ("cost", "", "seconds_per_epoch")),
         ]
     return tuple(columns) or tables.TABLE1
+
+
+_UNLABELLED = [
+    tables.Column("RankMe", ("unlabelled", "", "rankme")),
+    tables.Column("LiDAR", ("unlabelled", "", "lidar")),
+    tables.Column("alpha-ReQ", ("unlabelled", "", "alpha")),
+    tables.Column("Alignment", ("unlabelled", "", "alignment")),
+    tables.Column("Uniformity", ("unlabelled", "", "uniformity")),
+    tables.Column("Spread", ("unlabelled", "", "collapse")),
+]
 
 
 def _of_clusters(detail: str, scored: Iterable[str]) -> list[tables.Column]:
@@ -144,6 +159,14 @@ def _of_cells(config: Config) -> list[str]:
     return [f"Cells: {text}"]
 
 
+def _of_stream(config: Config) -> list[str]:
+    """What streaming changes in training."""
+    if config.stream not in STREAMED:
+        return []
+    sample = ", and their channels' mean and deviation are those of a sample" if config.stream == "decode" else ""
+    return [f"Images are streamed (--stream={config.stream}): the runs of a program see the same batches{sample}."]
+
+
 def notes(config: Config, encoders: Sequence[str] = ()) -> list[str]:
     """A sentence on each evaluation that a resolved config asks for: what it saw, and with which settings.
 
@@ -159,7 +182,12 @@ def notes(config: Config, encoders: Sequence[str] = ()) -> list[str]:
         dict.fromkeys(detail for base in ("linear", "knn", "finetune") for detail in asked.get(base, ()) if detail)
     )
     said = {
-        "": [f"Features: {LAYER}; images are only resized, to {config.image_size} px.", *_of_cells(config), *encoders],
+        "": [
+            f"Features: {LAYER}; images are only resized, to {config.image_size} px.",
+            *_of_stream(config),
+            *_of_cells(config),
+            *encoders,
+        ],
         "kmeans": [
             f"K-means and the silhouette see {_SEEN[config.kmeans_features]}, on the {config.evaluate_on} images; "
             "K-means starts 10 times, its random state is the run's seed. Validation images are clustered by themselves.",
@@ -185,6 +213,16 @@ def notes(config: Config, encoders: Sequence[str] = ()) -> list[str]:
             "Class properties are of the training images: intrinsic dimension (TwoNN) and spectrum of the covariance "
             "(participation ratio) of a class's features, co-occurrence contrast and share of the spectrum's energy above half "
             "the Nyquist radius of its grey images."
+        ],
+        "unlabelled": [
+            f"Without labels: features of {unlabelled.IMAGES:,} training images (of a smaller set half), always the same; LiDAR "
+            f"and alignment of {unlabelled.VIEWS} views of each, drawn as training draws its two. RankMe compares runs of one "
+            "method only. Spread is sqrt(d) times the mean deviation of features of unit length: 0 for a collapsed encoder, 1 for "
+            "directions of all kinds."
+        ],
+        "cka": [
+            f"CKA of seeds: linear CKA of the features of the {config.evaluate_on} images ({similarity.IMAGES:,} at most) under a "
+            "run and under each other run of its setting, mean over these: 1 for the same features up to rotation and scale."
         ],
         "cost": [
             "Memory is XLA's own account of the compiled training step, on all devices together; the time of an epoch is the "

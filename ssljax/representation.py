@@ -10,6 +10,7 @@ import numpy as np
 from ssljax.config import Config
 from ssljax.data import Dataset
 from ssljax.evaluate import features as extraction
+from ssljax.train import memory
 from ssljax.train.loop import Trained
 
 log = logging.getLogger("ssljax")
@@ -87,11 +88,17 @@ def columns(config: Config) -> dict[str, Any]:
     }
 
 
+def pixels_fit(dataset: Dataset) -> bool:
+    """Whether raw pixels of all images, as floats, take at most half of the memory that is free (our choice)."""
+    values = sum(split.images.nbytes // split.images.dtype.itemsize for split in dataset.splits.values())
+    return values * np.dtype(np.float32).itemsize <= memory.available() / 2
+
+
 def pixels(dataset: Dataset, seeds: Sequence[int], program: str) -> Representation:
     """Raw pixels in [0, 1] as features, once a seed: K-means and the probe still depend on it."""
 
     def flat(images: np.ndarray) -> np.ndarray:
-        scaled = images.reshape(len(images), -1).astype(np.float32) / np.iinfo(images.dtype).max
+        scaled = np.asarray(images).reshape(len(images), -1).astype(np.float32) / np.iinfo(images.dtype).max
         return np.broadcast_to(scaled, (len(seeds), *scaled.shape))
 
     columns = {"method": "pixels", "backbone": "", "transforms": "", "epoch": 0}

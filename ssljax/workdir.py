@@ -17,7 +17,7 @@ from ssljax import config as config_lib
 from ssljax import flags, sweeps
 from ssljax.config import Config
 from ssljax.errors import UserError
-from ssljax.files import replacing
+from ssljax.files import forget_unfinished, replacing
 
 
 @contextlib.contextmanager
@@ -51,6 +51,7 @@ def claimed(workdir: Path, configs: Sequence[Config]) -> Iterator[None]:
         if flagfile.exists() and any((workdir / name).exists() for name in ("checkpoints", "results.csv")):
             _refuse_other(workdir, flags.read_flagfile(flagfile), configs)
         try:
+            forget_unfinished(workdir)
             write_text(flagfile, text)
             yield
         except OSError as error:
@@ -143,6 +144,7 @@ def describe(
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in names}},
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        **({"xla_flags": given} if (given := os.environ.get("XLA_FLAGS")) else {}),
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "wall_seconds": {stage: round(s, 2) for stage, s in seconds.items()},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -220,8 +220,8 @@ def test_given_padding_goes_over_the_files(files):
 
 
 BAD = [
-    (["--pretrained={ours}", "--stages=preview,pretrain"], "measured, not trained; give --stages=evaluate,report"),
-    (["--pretrained={ours}"], "--pretrained: an encoder from a file is measured, not trained"),
+    (["--pretrained=random", "--stages=preview,pretrain"], "measured, not trained; give --stages=evaluate,report"),
+    (["--pretrained={ours}", "--init_from={ours}"], "--init_from: what training starts from; with --pretrained"),
     (["--pretrained=random", "--stages=export"], "--pretrained: export writes encoders that were trained here"),
     (["--pretrained={ours}", "--backbone=resnet18"], "holds a vgg11_bn, given --backbone=resnet18"),
     (["--pretrained={ours}", "--width=0.5"], "holds a vgg11_bn of width 0.03125, given --width=0.5"),
@@ -238,7 +238,6 @@ BAD = [
 def test_bad_input_is_one_line_and_exit_code_2(argv, message, others, files, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "cache"))
     argv = ["--stages=evaluate,report", *(a.replace("{tmp}", str(others)).replace("{ours}", files[0]) for a in argv)]
-    argv = argv[1:] if argv[-1] == f"--pretrained={files[0]}" else argv  # the stages as nobody gives them
     assert cli.main(["run.py", *argv, f"--workdir={tmp_path / 'W'}"]) == 2
     error = capsys.readouterr().err
     assert message in error

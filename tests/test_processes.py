@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,6 +30,10 @@ from ssljax.models import BACKBONES
 BACKBONES["one_layer"] = lambda dtype, **_: OneLayer(dtype)
 sys.exit(cli.main(["run.py", *sys.argv[1:]]))
 """
+
+# Of JAX's CPU collectives, in pieces: several threads say at once "[Gloo] Rank 0 is connected to 1 peer ranks. Expected number of
+# connected peer ranks is : 1".
+GREETING = re.compile(r"\[Gloo\]|Rank|is|connected|to|peer|ranks\b\.?|Expected|number|of|:|\d+|\s")
 
 
 def start(arguments, devices, process=None, port=None):
@@ -69,8 +74,8 @@ def until(metrics, epoch, processes):
 def ended(processes):
     """What all of them left: (exit code, standard output, standard error) of each."""
 
-    def own(text):  # of JAX's CPU collectives, which greet each other
-        return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("[Gloo]"))
+    def own(text):
+        return "".join(line for line in text.splitlines(keepends=True) if GREETING.sub("", line))
 
     told = [map(own, p.communicate(timeout=300)) for p in processes]
     return [(p.returncode, *each) for p, each in zip(processes, told)]

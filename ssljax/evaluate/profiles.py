@@ -6,7 +6,7 @@ high-content imaging screens" (bioRxiv 161422, 2017); the median over a treatmen
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -119,7 +119,7 @@ def pixel_statistics(images: ArrayLike) -> NDArray[np.float64]:
     Raises:
       UserError: images of another shape.
     """
-    stack = np.asarray(images)
+    stack: Any = images if hasattr(images, "ndim") else np.asarray(images)  # they may be read as they are asked for
     if stack.ndim != 4 or 0 in stack.shape:
         raise UserError(f"pixel_statistics: given images of shape {stack.shape}, expected [n, height, width, channels]")
     at_once = max(1, _PIXELS_AT_ONCE // int(np.prod(stack.shape[1:])))

@@ -32,6 +32,19 @@ UNIFORMITY_SAMPLE = (
     10_000  # images whose pairs are all taken: 50 million, some 4 s of one core at 512 dimensions (our choice)
 )
 
+MEASURES = ("rankme", "lidar", "alpha", "alpha_r2", "alignment", "uniformity", "collapse")  # what `measures` gives
+
+# Training images that runs are measured on: as many as LiDAR's paper takes (section 4); of a smaller set half.
+IMAGES = 1000
+# Views of each for LiDAR and alignment: two pairs as training draws them. The paper takes 50, too many while a run is trained.
+VIEWS = 4
+# Further images, that neighbours and classifiers come from while a run is trained, at most (our choice).
+BANK = 4000
+# Below it `collapse` is called one: its square is about 1 minus the mean cosine of two images' features, which then is above .9975.
+# A collapsed encoder has 0; those of the digits preset have .25 to .8 after an epoch (our choice).
+COLLAPSED = 0.05
+PREFIX = "watch/"  # of what is measured while a run is trained, in the log; TensorBoard puts what shares it together
+
 _PAIRS_AT_ONCE = 2**22  # distances held at once: 32 MiB (our choice)
 _LEAST_POINTS = 3  # a line through two points has an R2 of 1 whatever they are
 
@@ -48,6 +61,13 @@ class PowerLaw(NamedTuple):
 
     alpha: NDArray[np.float64]
     r2: NDArray[np.float64]
+
+
+def places(count: int, further: int = 0) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Which of so many training images are measured, and `further` ones at most: always the same, no image in both."""
+    drawn = np.random.default_rng(0).permutation(count)
+    n = min(IMAGES, max(2, count // 2))
+    return np.sort(drawn[:n]), np.sort(drawn[n : n + further])
 
 
 def rankme(features: ArrayLike) -> NDArray[np.float64]:
@@ -268,6 +288,38 @@ def linear_cka(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         return float(np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
 
     return _each("linear CKA", measure, first, second)
+
+
+def measures(features: ArrayLike, views: ArrayLike | None = None) -> dict[str, float]:
+    """All measures of one encoder, by the names in `MEASURES`.
+
+    Args:
+      features: [n, d], of images as they are: RankMe, alpha-ReQ and its R2, uniformity, collapse.
+      views: [n, q, d], of q views of each image, q even, in positive pairs: LiDAR, and the alignment of each with its partner;
+        without them those two are left out.
+
+    Returns:
+      NaN for what the features leave undefined, and for everything where they are not finite.
+
+    Raises:
+      UserError: other shapes.
+    """
+    clean = np.asarray(features)
+    drawn = None if views is None else np.asarray(views)
+    if not (np.isfinite(clean).all() and (drawn is None or np.isfinite(drawn).all())):
+        return {name: float("nan") for name in MEASURES if drawn is not None or name not in ("lidar", "alignment")}
+    line = alpha_req(clean)
+    found = {
+        "rankme": rankme(clean),
+        "alpha": line.alpha,
+        "alpha_r2": line.r2,
+        "uniformity": uniformity(clean),
+        "collapse": collapse(clean),
+    }
+    if drawn is not None:
+        x, y = (drawn[:, side::2].reshape(-1, drawn.shape[-1]) for side in (0, 1))
+        found |= {"lidar": lidar(drawn), "alignment": alignment(x, y)}
+    return {name: float(found[name]) for name in MEASURES if name in found}
 
 
 def _singular_values(x: Matrix) -> Matrix:

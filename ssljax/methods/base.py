@@ -195,6 +195,25 @@ def retarget(memory: Tree, params: Tree, stats: Tree) -> Tree:
     return {**memory, "target": target_of(params, stats, *memory["target"]["params"])}
 
 
+def begin_from(params: Tree, stats: Tree, memory: Tree, encoder: Tree) -> tuple[Tree, Tree, Tree]:
+    """Parameters, batch statistics and memory at the start, with a trained encoder in the place of every backbone: the trained
+    one and the targets'. Heads, queues and prototypes stay as they are.
+
+    Args:
+      params, stats, memory: of a method's `init`.
+      encoder: {"params": ..., "stats": ...} of the backbone.
+    """
+
+    def within(memory: Tree) -> Tree:
+        if "target" in memory:
+            target = memory["target"]
+            return {**memory, "target": {part: {**target[part], "backbone": encoder[part]} for part in target}}
+        # Of two losses each has its own.
+        return {name: within(own) if isinstance(own, dict) else own for name, own in memory.items()}
+
+    return {**params, "backbone": encoder["params"]}, {**stats, "backbone": encoder["stats"]}, within(memory)
+
+
 def move_target(params: Tree, memory: Tree, hyper: Tree, step: jax.Array, total_steps: int) -> Tree:
     """Memory with its target's parameters moved towards `params`; the batch statistics are the target's own affair."""
     tau = cosine_schedule(hyper["tau"]["base"], hyper["tau"]["final"], step, total_steps)

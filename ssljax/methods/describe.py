@@ -1,6 +1,7 @@
-"""A method's page, for `--help_method`: its module's docstring, its presets' values, and what of it can be swept."""
+"""A method's page, for `--help_method` and the documentation: its docstring, its presets' values, and what of it can be swept."""
 
 import textwrap
+from typing import NamedTuple
 
 from ssljax import config as config_lib
 from ssljax.errors import unknown
@@ -9,8 +10,24 @@ from ssljax.methods import METHODS, PRESETS, preset
 _WIDTH = 110
 
 
-def describe(method: str) -> str:
-    """The page of a method as text.
+class Page(NamedTuple):
+    """What people need to know of a method.
+
+    Attributes:
+      title: its name, its paper and what it does, in a sentence.
+      entries: paragraphs by their heading: "Loss", "Memory", "What people get wrong".
+      presets: a table whose first row is "" and the presets' names, then a row a setting: its flag or swept name and its values.
+      swept: what each of its traced numbers is, by name.
+    """
+
+    title: str
+    entries: dict[str, str]
+    presets: list[list[str]]
+    swept: dict[str, str]
+
+
+def page(method: str) -> Page:
+    """The page of a method.
 
     Raises:
       UserError: no such method.
@@ -19,37 +36,50 @@ def describe(method: str) -> str:
         raise unknown("method", method, METHODS, "--help_method")
     module = METHODS[method]
     title, *paragraphs = (module.__doc__ or "").strip().split("\n\n")
-    lines = textwrap.wrap(title, _WIDTH) + [""]
-    for entry in _entries("\n".join(paragraphs)):
-        lines += textwrap.wrap(entry, _WIDTH, subsequent_indent="  ")
+    swept = {name: f"{t.help}{', a whole number' if t.whole else ''}" for name, t in module.HYPER.items()}
+    return Page(" ".join(title.split()), _entries("\n".join(paragraphs)), _presets(method), swept)
+
+
+def describe(method: str) -> str:
+    """The page of a method as text.
+
+    Raises:
+      UserError: no such method.
+    """
+    found = page(method)
+    lines = [*textwrap.wrap(found.title, _WIDTH), ""]
+    for heading, text in found.entries.items():
+        lines += textwrap.wrap(f"{heading}: {text}", _WIDTH, subsequent_indent="  ")
     lines += ["", "Presets (--preset); any value is overridden by the flag of its name, or by --set=name=value:"]
-    lines += _presets(method)
+    widths = [max(len(row[i]) for row in found.presets) for i in range(len(found.presets[0]))]
+    for row in found.presets:
+        lines.append("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     lines += [
         "",
         "Swept names (--sweep=name=lo:hi:n or name=a,b,c; --set=name=value), beside learning_rate, weight_decay,",
+        "warmup_epochs, the optimiser's and every transform's:",
     ]
-    lines += ["warmup_epochs, the optimiser's and every transform's:"]
-    for name, traced in module.HYPER.items():
-        lines.append(f"  {name:<34}{traced.help}{', a whole number' if traced.whole else ''}")
-    return "\n".join(lines if module.HYPER else [*lines, "  none of its own"])
+    lines += [f"  {name:<34}{help}" for name, help in found.swept.items()] or ["  none of its own"]
+    return "\n".join(lines)
 
 
-_HEADINGS = ("Loss:", "Memory:", "What people get wrong:")  # of every method's docstring
+_HEADINGS = ("Loss", "Memory", "What people get wrong")  # of every method's docstring
 
 
-def _entries(text: str) -> list[str]:
-    """The paragraphs of a docstring's body, each under its heading."""
-    entries: list[str] = []
+def _entries(text: str) -> dict[str, str]:
+    """The paragraphs of a docstring's body by their heading."""
+    entries: dict[str, str] = {}
+    heading = ""
     for line in text.splitlines():
-        if line.startswith(_HEADINGS) or not entries:
-            entries.append(line)
-        else:
-            entries[-1] += " " + line.strip()
-    return entries
+        before, colon, after = line.partition(":")
+        if colon and before in _HEADINGS:
+            heading, line = before, after
+        entries[heading] = f"{entries.get(heading, '')} {line.strip()}".strip()
+    return {name: entry for name, entry in entries.items() if entry}
 
 
-def _presets(method: str) -> list[str]:
-    """A table: a row a setting in which the presets differ or that the method itself gives, a column a preset."""
+def _presets(method: str) -> list[list[str]]:
+    """A row a setting in which the presets differ or that the method itself gives, a column a preset."""
     own = METHODS[method].PRESETS
     columns = {name: preset(method, *name.split("@")) for name in PRESETS if name in own}
     flags = {field.name: name for name, field in config_lib.fields().items()}
@@ -62,8 +92,7 @@ def _presets(method: str) -> list[str]:
     rows = [["", *columns]]
     for name in names:
         rows.append([flags.get(name, name), *(_text(values.get(name)) for values in columns.values())])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return rows
 
 
 def _text(value: object) -> str:

@@ -41,6 +41,7 @@ class Encoder(NamedTuple):
       layout: whose habit the file follows, a name of `LAYOUTS` or "ssljax".
       unused: the file's tensors that are no part of the encoder: heads, queues, other networks, optimiser state.
       mean, std: a value a channel, of the images in [0, 1] that it was trained on; None where the file does not say.
+      image_size: side in pixels of the images that it was trained on; 0 where the file does not say.
     """
 
     backbone: str
@@ -54,6 +55,7 @@ class Encoder(NamedTuple):
     unused: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    image_size: int = 0
 
 
 class Layout(NamedTuple):
@@ -173,6 +175,7 @@ def load(path: str | os.PathLike[str], *, backbone: str = "", flag: str = "--pre
         unused=tuple(sorted(arrays.keys() - used)),
         mean=notes.get("mean"),
         std=notes.get("std"),
+        image_size=notes.get("image_size", 0),
     )
 
 
@@ -220,10 +223,11 @@ def _notes(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
         notes = {name: json.loads(metadata[name]) for name in _NOTED}
         colours = {name: None if notes[name] is None else tuple(map(float, notes[name])) for name in ("mean", "std")}
         notes |= colours | {"width": float(notes["width"]), "stem_padding": int(notes["stem_padding"])}
+        notes["image_size"] = int(json.loads(metadata.get("notes", "{}")).get("image_size", 0))
         if notes["stem"] not in ("cifar", "imagenet"):
             raise ValueError(f"stem {notes['stem']}")
         return notes
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: expected the metadata that ssljax writes, given damaged ones ({error!r})") from None
 
 

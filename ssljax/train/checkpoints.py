@@ -4,9 +4,11 @@ Of several processes each writes what its devices hold, into one folder that all
 that are asked for, so that another number of devices or processes may go on.
 """
 
+import contextlib
 import errno
 import logging
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from ssljax import processes
 from ssljax.errors import UserError
@@ -32,10 +35,15 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int, of: str = "epoch"):
         self.folder, self._of = folder.absolute(), of
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         with _as_user_error(self.folder):
-            self._manager = ocp.CheckpointManager(
-                self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-            )
+            try:
+                self._manager = ocp.CheckpointManager(self.folder, options=options)
+            except OSError:
+                raise
+            except Exception:  # orbax reads the dates of all checkpoints, and needs none of them
+                _forget_dates(self.folder)
+                self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def newest(self) -> int | None:
         """The number of the newest checkpoint, readable or not; None where there is none."""
@@ -55,22 +63,36 @@ class Checkpoints:
                 f"{self.folder}: the disk is full: a checkpoint takes {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
                 "make room and run the same command again"
             )
+        digest = _digest(copy)
         with _as_user_error(self.folder):
-            self._manager.save(epoch, args=ocp.args.StandardSave(copy))
+            self._manager.save(
+                epoch,
+                args=ocp.args.StandardSave(copy),
+                custom_metadata=None if digest is None else {_DIGEST: digest},
+            )
 
-    def restore(self, like: Any) -> tuple[int, Any] | None:
-        """The newest readable checkpoint as (epoch, state), or None when there is none.
+    def restore(self, like: Any, *, needed: bool = True) -> tuple[int, Any] | None:
+        """The newest readable checkpoint as (epoch, state), or None when there is none. The newest is that of the highest number.
 
-        One that cannot be read is named in a warning and put aside under another name, and the one before it is tried.
+        Those that cannot be read are named in a warning and put aside under another name.
 
         Args:
           like: a state, or its `jax.eval_shape`, whose shapes, types and shardings the result takes.
+          needed: whether it is an error that none of those that are there can be read; else there is something to go back to.
+
+        Raises:
+          UserError: it is; nothing has been moved then.
         """
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)), like)
+        bad: dict[int, str] = {}
+        found = None
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             restored, reason = None, "another process could not read it"
             try:
                 restored = self._manager.restore(epoch, args=ocp.args.StandardRestore(abstract))
+                written = (self._manager.metadata(epoch).custom_metadata or {}).get(_DIGEST)
+                if written is not None and _digest(restored) not in (written, None):
+                    restored, reason = None, "its values are not those that were written"
             except MemoryError:
                 raise
             except Exception as error:  # orbax and tensorstore raise many kinds for a file that is not whole
@@ -78,15 +100,25 @@ class Checkpoints:
                     raise
                 reason = " ".join(str(error).split())[:160]
             if processes.every(restored is not None):
-                return epoch, restored
+                found = epoch, restored
+                break
+            bad[epoch] = reason
+        if bad and not found and needed:
+            numbers, reason = ", ".join(map(str, bad)), next(iter(bad.values()))
+            raise UserError(
+                f"{self.folder}: no checkpoint can be read: of {self._of} {numbers} ({reason}); put the folder back from a copy, "
+                "or remove it to train from the start"
+            )
+        for epoch, reason in bad.items():
             log.warning("%s: checkpoint of %s %d cannot be read (%s); going back", self.folder, self._of, epoch, reason)
             if processes.first():
                 aside = self.folder / f"unreadable-{epoch}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.folder / str(epoch)).rename(aside)
+        if bad:
             processes.wait()
             self._manager.reload()
-        return None
+        return found
 
     def close(self) -> None:
         """Waits for what is being written.
@@ -97,6 +129,32 @@ class Checkpoints:
         with _as_user_error(self.folder):
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _forget_dates(folder: Path) -> None:
+    """Puts aside what cannot be read of what orbax notes of each checkpoint: its date, and the checksum of `save`."""
+    for path in folder.glob("[0-9]*") if processes.first() else ():
+        try:
+            _ = ocp.path.step.Metadata(step=int(path.name), path=epath.Path(path)).commit_timestamp
+        except Exception:
+            with contextlib.suppress(FileNotFoundError):
+                (path / _NOTES).rename(path / f"unreadable{_NOTES}")
+    processes.wait()
+
+
+_NOTES = "_CHECKPOINT_METADATA"
+_DIGEST = "crc32"
+
+
+def _digest(tree: Any) -> int | None:
+    """A checksum of all values, which the files themselves do not have; None where other processes hold a part."""
+    leaves = jax.tree.leaves(tree)
+    if not all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, jax.Array)):
+        return None
+    digest = 0
+    for leaf in leaves:
+        digest = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, digest)
+    return digest
 
 
 def _copied(leaf: Any) -> Any:

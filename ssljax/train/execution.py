@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ssljax.config import Config, mesh_sizes
+from ssljax.config import STREAMED, Config, mesh_sizes
 from ssljax.errors import UserError
 
 FILE = "execution.json"
@@ -27,10 +27,13 @@ PIXELS = 2**20
 
 
 class Execution(NamedTuple):
-    """What was chosen for one config: how its run axis is executed, and the names of the runs that each of its programs holds."""
+    """What was chosen for one config: how its run axis is executed, the names of the runs that each of its programs holds, and
+    where its images come from.
+    """
 
     run_axis: str
     programs: dict[str, tuple[str, ...]]
+    stream: str = "no"
 
 
 # Bytes that the gradient of one run keeps, below which runs are executed at once on CPU: between 11 MB, where 4 runs at once are
@@ -132,10 +135,16 @@ def read(folder: Path) -> dict[str, Execution]:
         return {}
     try:
         found = {
-            name: Execution(values["run_axis"], {program: tuple(runs) for program, runs in values["programs"].items()})
+            name: Execution(
+                values["run_axis"],
+                {program: tuple(runs) for program, runs in values["programs"].items()},
+                values.get("stream", "no"),
+            )
             for name, values in json.loads(path.read_text()).items()
         }
         runs = [run for one in found.values() for names in one.programs.values() for run in names or [None]]
+        if not all(one.stream in ("no", *STREAMED) for one in found.values()):
+            raise ValueError(f"expected a stream of no, {', '.join(STREAMED)}")
         if not all(one.run_axis in AXES for one in found.values()) or not all(isinstance(run, str) for run in runs):
             raise ValueError(f"expected a run axis of {', '.join(AXES)} and each program's runs")
         return found

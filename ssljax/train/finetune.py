@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ssljax import augment, losses
 from ssljax.config import Config
 from ssljax.train import execution, memory
-from ssljax.train.loop import Trained, progress_bar, sweep_epoch
+from ssljax.train.loop import Trained, feeding, progress_bar, sweep_epoch
 from ssljax.train.mesh import laid_out, mesh_of
 from ssljax.train.probe import linear_start
 from ssljax.train.scratch import keep_scratch
@@ -29,6 +29,7 @@ from ssljax.train.step import (
     FINETUNE_LOSS,
     FINETUNE_ORDER,
     FINETUNE_VIEWS,
+    Chunk,
     Data,
     Program,
     State,
@@ -38,8 +39,10 @@ from ssljax.train.step import (
     over_runs,
     remat,
     spread,
+    taken,
     to_unit,
 )
+from ssljax.train.stream import chunk_shape
 
 MOMENTUM = 0.9
 
@@ -115,12 +118,12 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int, p
         return jax.random.permutation(derive(hyper["seed"], epoch, FINETUNE_ORDER), n_images)
 
     def forward(
-        state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array
+        state: State, hyper: Tree, data: Data, order: jax.Array | Chunk, step: jax.Array
     ) -> tuple[jax.Array, Any, Tree]:
-        index = jax.lax.dynamic_slice(order, (step % steps_per_epoch * batch_size,), (batch_size,))
+        index, pixels = taken(data, order, step, batch_size, steps_per_epoch)
         key = derive(hyper["seed"], step, FINETUNE_VIEWS)
-        index, traced = spread(index), jax.tree.map(jnp.float32, values)
-        drawn = augment.apply_view(view, key, to_unit(data.images[index]), traced, image_size=config.image_size)
+        traced = jax.tree.map(jnp.float32, values)
+        drawn = augment.apply_view(view, key, to_unit(pixels), traced, image_size=config.image_size)
         x, y = spread((drawn - data.mean) / data.std), data.labels[index]
 
         def loss(params: Tree) -> tuple[jax.Array, Tree]:
@@ -133,7 +136,7 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int, p
         return jax.vjp(remat(config, loss), state.params, has_aux=True)
 
     def step(
-        state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array
+        state: State, hyper: Tree, data: Data, order: jax.Array | Chunk, step: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
         loss, backward, stats = forward(state, hyper, data, order, step)
         (gradients,) = backward(jnp.ones_like(loss))
@@ -200,10 +203,12 @@ def fit(
     seeds = np.array([run.seed for run in trained.runs], np.uint32)
 
     one = {"seed": seeds[0]}, jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf if shared else leaf[0], encoder))
-    need = memory.needed(program, jax.eval_shape(program.init, *one), one[0], data)
+    batch_size = min(config.finetune_batch_size, len(labels))
+    chunk = None if trained.images is None else chunk_shape(trained.images, batch_size, 1)
+    need = memory.needed(program, jax.eval_shape(program.init, *one), one[0], data, chunk)
     config = dataclasses.replace(
         config,
-        batch_size=min(config.finetune_batch_size, len(labels)),
+        batch_size=batch_size,
         run_axis=execution.run_axis(config, need.activations),
         mesh="",  # what is asked for is for the training, and these runs may be others
     )
@@ -221,13 +226,14 @@ def fit(
             # Copies: the steps donate their state, and the runs as they were are still asked for.
             own = (jnp.array(leaf if shared else leaf[part]) for leaf in leaves)
             state = init(hyper, jax.device_put(jax.tree.unflatten(tree, own), everywhere if shared else laid))
-            steps_of = sweep_epoch(config, program, mesh)
-            for epoch in range(protocol.epochs):
-                began = time.perf_counter()
-                state, values = steps_of(state, hyper, data, epoch, bar)
-                speed = config.batch_size * size * program.steps_per_epoch / (time.perf_counter() - began)
-                shown = f"epoch {epoch + 1}/{protocol.epochs}, loss {np.mean(values['loss']):.3f}"
-                bar.set_postfix_str(f"{shown}, {speed:,.0f} images/s", refresh=False)
+            with feeding(config, Trained(program, (), state, hyper, data, 0, trained.images)) as feed:
+                steps_of = sweep_epoch(config, program, mesh, feed)
+                for epoch in range(protocol.epochs):
+                    began = time.perf_counter()
+                    state, values = steps_of(state, hyper, data, epoch, bar)
+                    speed = config.batch_size * size * program.steps_per_epoch / (time.perf_counter() - began)
+                    shown = f"epoch {epoch + 1}/{protocol.epochs}, loss {np.mean(values['loss']):.3f}"
+                    bar.set_postfix_str(f"{shown}, {speed:,.0f} images/s", refresh=False)
             state = state._replace(optimizer=())
             tuned.append(state if len(sizes) == 1 else jax.device_get(state))  # the next part needs the room
     if len(tuned) > 1:

@@ -19,7 +19,7 @@ def rows_of(
     """One row of metrics a run: means over the epoch's steps. JSON has no NaN: what is not finite becomes null."""
     rows = []
     for i, run in enumerate(runs):
-        means = {k: float(v[:, i].mean()) for k, v in values.items()}
+        means = {k: float(v[:, i].mean()) for k, v in values.items() if k != "alive"}
         finite = {k: v if math.isfinite(v) else None for k, v in means.items()}
         row = {"program": name, "run": f"{name}/{run.name}", "seed": run.seed, **run.swept, "epoch": epoch, **finite}
         row["images_per_second"] = round(speed, 1)
@@ -27,6 +27,26 @@ def rows_of(
             row |= {"loss": None, "diverged": True}
         rows.append(row)
     return rows
+
+
+# What the progress line shows of watched runs, with its name there; the rest is in the log and on the page.
+_SHOWN = {"watch/knn": "k-NN", "watch/ridge": "ridge", "watch/rankme": "RankMe", "watch/collapse": "spread"}
+
+
+def line(rows: Sequence[dict[str, Any]], epoch: int, epochs: int, speed: float) -> str:
+    """The end of the progress line: means over the runs that live, of an epoch's rows."""
+
+    def mean(name: str) -> float | None:
+        found = [row[name] for row in rows if row.get(name) is not None and not row.get("diverged")]
+        return float(np.mean(found)) if found else None
+
+    loss, gradient = mean("loss"), mean("gradient_norm")
+    parts = [f"epoch {epoch}/{epochs}", f"loss {'diverged' if loss is None else f'{loss:.3f}'}"]
+    parts += [] if gradient is None else [f"gradient {gradient:.3g}"]
+    parts += [f"{row['waiting']:.0%} waiting for data" for row in rows[:1] if "waiting" in row]
+    parts += [f"{speed:,.0f} images/s"]
+    parts += [f"{title} {value:.3g}" for name, title in _SHOWN.items() if (value := mean(name)) is not None]
+    return ", ".join(parts)
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """The loop around a program: all its runs, epoch by epoch, with progress, logs, checkpoints and exact resume."""
 
+import contextlib
 import logging
 import shutil
 import sys
@@ -16,16 +17,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from ssljax import preemption, processes, sweeps
-from ssljax.config import MESH_AXES, Config
+from ssljax.config import MESH_AXES, STREAMED, Config
 from ssljax.errors import UserError
 from ssljax.preemption import Terminated
 from ssljax.sweeps import Run
 from ssljax.train import execution
 from ssljax.train.checkpoints import Checkpoints
-from ssljax.train.logs import Writers, append, forget_after, rows_of
+from ssljax.train.logs import Writers, append, forget_after, line, rows_of
 from ssljax.train.mesh import laid_out, mesh_of
 from ssljax.train.scratch import keep_scratch
-from ssljax.train.step import Data, Program, State, make_program, over_runs
+from ssljax.train.step import Chunk, Data, Program, State, make_program, over_runs
+from ssljax.train.stream import Feed, chunk_shape, steps_of
+from ssljax.train.watch import Freezes
 
 log = logging.getLogger("ssljax")
 
@@ -33,7 +36,11 @@ _RUN = PartitionSpec("run")
 
 
 class Trained(NamedTuple):
-    """A program after training: `state` and `hyper` have a leading axis, one entry for each of `runs`."""
+    """A program after training: `state` and `hyper` have a leading axis, one entry for each of `runs`.
+
+    `images` are the training images on the host, [n, h, w, c] or a `ssljax.data.files.Decoded`, where the data hold none on the
+    device; None where they do.
+    """
 
     program: Program
     runs: tuple[Run, ...]
@@ -41,6 +48,16 @@ class Trained(NamedTuple):
     hyper: Any
     data: Data
     epoch: int
+    images: Any = None
+
+    @property
+    def n_images(self) -> int:
+        """How many training images there are."""
+        return len(self.data.images if self.images is None else self.images)
+
+    def some(self, index: jax.Array | np.ndarray) -> jax.Array:
+        """The training images that an index array names, on the device."""
+        return self.data.images[index] if self.images is None else jnp.asarray(self.images[np.asarray(index)])
 
     @property
     def mesh(self) -> Mesh:
@@ -48,7 +65,7 @@ class Trained(NamedTuple):
         return self.hyper["seed"].sharding.mesh
 
 
-def resident(images: np.ndarray, mean: Sequence[float], std: Sequence[float], labels: np.ndarray | None = None) -> Data:
+def resident(images: Any, mean: Sequence[float], std: Sequence[float], labels: np.ndarray | None = None) -> Data:
     """The data set on the device, once for all runs. A channel that never varies is not scaled."""
     deviations = np.asarray(std, np.float32)
     return Data(
@@ -57,6 +74,15 @@ def resident(images: np.ndarray, mean: Sequence[float], std: Sequence[float], la
         jnp.asarray(np.where(deviations > 0, deviations, 1.0), jnp.float32),
         labels=() if labels is None else jnp.asarray(labels, jnp.int32),
     )
+
+
+def laid_down(
+    config: Config, images: Any, mean: Sequence[float], std: Sequence[float], labels: np.ndarray | None = None
+) -> tuple[Data, Any]:
+    """A resolved config's data, and its training images where they are streamed: None where they are resident."""
+    if config.stream not in STREAMED:
+        return resident(images, mean, std, labels), None
+    return resident(np.zeros((0, *images.shape[1:]), images.dtype), mean, std, labels), images
 
 
 def program_of(config: Config, count: int, channels: int, classes: int = 0) -> Program:
@@ -73,41 +99,50 @@ def program_of(config: Config, count: int, channels: int, classes: int = 0) -> P
 
 
 def prepare(
-    config: Config, runs: Sequence[Run], data: Data, classes: int = 0, devices: Sequence[jax.Device] | None = None
+    config: Config,
+    runs: Sequence[Run],
+    data: Data,
+    classes: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+    images: Any = None,
 ) -> Trained:
     """The runs of a resolved config before their first step, on these devices or on all; errors as `program_of`.
 
-    Labels stay with the data only where the method learns from them.
+    Labels stay with the data only where the method learns from them. `images` are the training images where these are streamed.
     """
     keep_scratch()
-    program = program_of(config, data.images.shape[0], data.images.shape[-1], classes)
+    count = len(data.images if images is None else images)
+    program = program_of(config, count, data.images.shape[-1], classes)
     data = data if program.labels else data._replace(labels=())
     hyper = sweeps.stack([sweeps.hyper(config, run) for run in runs])
     mesh = mesh_of(config, len(runs), devices)
     hyper = processes.put(hyper, NamedSharding(mesh, _RUN))
     data = processes.put(data, NamedSharding(mesh, PartitionSpec()))
     state = laid_out(over_runs(program.init, (0,)), (0,), mesh)(hyper)
-    return Trained(program, tuple(runs), state, hyper, data, 0)
+    return Trained(program, tuple(runs), state, hyper, data, 0, images)
 
 
 def sweep_step(
-    config: Config, program: Program, steps: int, mesh: Mesh | None = None
+    config: Config, program: Program, steps: int, mesh: Mesh | None = None, chunks: bool = False
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """`steps` steps of all runs as one compiled call: (state, hyper, data, order, first step) -> (state, metrics [steps, runs]).
 
     The state is donated. A program differs in nothing between one run and a hundred but the leading axis, which is laid over
-    the devices of the mesh.
+    the devices of the mesh. With `chunks` the order is a `Chunk`, the same for all runs.
     """
-    axes = (0, 0, None, 0, None)
+    axes = (0, 0, None, None if chunks else 0, None)
 
-    def chunk(state: State, hyper: Any, data: Data, order: jax.Array, first: jax.Array) -> Any:
+    def chunk(state: State, hyper: Any, data: Data, order: jax.Array | Chunk, first: jax.Array) -> Any:
         if steps == 1:  # no scan: on CPU XLA's convolution inside one leaves its fast path
             state, metrics = program.step(state, hyper, data, order, first)
             return state, jax.tree.map(lambda m: m[None], metrics)
         return jax.lax.scan(lambda s, i: program.step(s, hyper, data, order, first + i), state, jnp.arange(steps))
 
     # The runs outside, the steps inside: runs that are executed one after another then keep their state for many steps.
-    all_runs = over_runs(chunk, axes, config.run_axis)
+    # The convolutions of several runs at once are grouped ones, which the compiler does not divide along "data": each device would
+    # compute the whole batch.
+    divided = mesh is not None and mesh.shape["data"] > 1
+    all_runs = over_runs(chunk, axes, "map" if divided and config.run_axis == "vmap" else config.run_axis)
 
     def many(*args: Any) -> tuple[State, dict[str, jax.Array]]:
         state, metrics = all_runs(*args)
@@ -120,18 +155,21 @@ Metrics = dict[str, np.ndarray]
 """Each number of some steps, [steps, runs]."""
 
 
-def sweep_epoch(config: Config, program: Program, mesh: Mesh) -> Callable[..., tuple[State, Metrics]]:
+def sweep_epoch(
+    config: Config, program: Program, mesh: Mesh, feed: Feed | None = None, freezes: Freezes | None = None
+) -> Callable[..., tuple[State, Metrics]]:
     """The steps of an epoch of all runs: (state, hyper, data, epoch, progress bar, begun, stop) -> (state, metrics).
 
     `begun` are the metrics of an epoch's first steps, that are done already. `stop` is asked after each call, with the number of
     steps done since the first epoch; where it says so the epoch ends early, as the metrics' length tells. The state is donated.
+    Where images are not resident, `feed` gives them, from the step that is done first on. `freezes` hears of each call.
     """
     per_call = execution.steps_per_dispatch(config, program.steps_per_epoch)
     order_of = laid_out(over_runs(program.order, (0, None)), (0, None), mesh)
 
     @cache
     def steps(count: int) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-        return sweep_step(config, program, count, mesh)
+        return sweep_step(config, program, count, mesh, feed is not None)
 
     def one(
         state: State,
@@ -142,22 +180,60 @@ def sweep_epoch(config: Config, program: Program, mesh: Mesh) -> Callable[..., t
         begun: Metrics | None = None,
         stop: Callable[[int], bool] = lambda step: False,
     ) -> tuple[State, Metrics]:
-        order = order_of(hyper, epoch)
+        order = order_of(hyper, epoch) if feed is None else None
         collected: list[Any] = [begun] if begun else []
         before, done = epoch * program.steps_per_epoch, steps_in(begun)
+        unheard: tuple[Any, ...] = ()
         while done < program.steps_per_epoch:
             n = min(per_call, program.steps_per_epoch - done)
+            if feed is not None:
+                order = feed.next(collected[-1:])
+                n = len(order.numbers)
             state, metrics = steps(n)(state, hyper, data, order, before + done)
             collected.append(metrics)
             done += n
             if len(collected) > 1:  # waits for the call before, so that the bar tells the truth
                 jax.block_until_ready(collected[-2])
             bar.update(n)
+            if freezes is not None:
+                if unheard:
+                    freezes.hear(state, hyper, data, *unheard)
+                unheard = order, metrics, before + done - n
             if stop(before + done):
                 break
+        if freezes is not None and unheard:
+            freezes.hear(state, hyper, data, *unheard)
         return state, {k: np.concatenate([np.asarray(m[k]) for m in collected]) for k in collected[0]}
 
     return one
+
+
+def order_shape(config: Config, trained: Trained, steps: int = 1) -> Any:
+    """Shapes, types and shardings of what a step of a resolved config's runs takes as their order, in a call of so many steps."""
+    if trained.images is not None:
+        return chunk_shape(trained.images, config.batch_size, steps, trained.mesh)
+    shape = (len(trained.runs), trained.n_images)
+    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=trained.hyper["seed"].sharding)
+
+
+def feeding(
+    config: Config, trained: Trained, first: int = 0, last: int | None = None
+) -> contextlib.AbstractContextManager[Feed | None]:
+    """What gives the images of some steps, of all that are left by default, to `sweep_epoch`; None where they are resident."""
+    images, program = trained.images, trained.program
+    if images is None:
+        return contextlib.nullcontext()
+    per_call = execution.steps_per_dispatch(config, program.steps_per_epoch)
+    return Feed(
+        images,
+        trained.mesh,
+        batch_size=config.batch_size,
+        steps_per_epoch=program.steps_per_epoch,
+        first=first,
+        last=program.total_steps if last is None else last,
+        per_call=steps_of(per_call, config.batch_size, images, config.steps_per_dispatch),
+        workers=config.workers,
+    )
 
 
 def steps_in(metrics: Metrics | None) -> int:
@@ -178,6 +254,11 @@ def progress_bar(name: str, runs: int, steps: int, shown: bool, done: int = 0) -
     )
 
 
+Watch = Callable[[State, int, Metrics], list[dict[str, Any]]]
+"""Looks on while runs are trained, in every process: given the state after so many epochs and the last one's metrics ({} before the
+first), it gives what each run's row of metrics is to hold besides. It changes nothing of the training."""
+
+
 def pretrain(
     config: Config,
     trained: Trained,
@@ -187,6 +268,7 @@ def pretrain(
     metrics_file: Path,
     tensorboard: Path,
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> Trained:
     """Trains from the newest checkpoint (or from the start) to the last epoch.
 
@@ -200,6 +282,7 @@ def pretrain(
       metrics_file: JSON lines, one a run and epoch; shared by the programs of a workdir.
       tensorboard: folder of event files, one below it a run.
       progress: whether to draw a progress bar on standard error.
+      watch: see `Watch`.
     """
     store = Checkpoints(checkpoints, config.keep)
     try:
@@ -214,7 +297,7 @@ def pretrain(
         if start < config.epochs:
             shown = progress and processes.first()
             trained = trained._replace(state=state)
-            state = _epochs(config, trained, name, start, begun, store, metrics_file, tensorboard, shown)
+            state = _epochs(config, trained, name, start, begun, store, metrics_file, tensorboard, shown, watch)
     finally:
         store.close()
     if processes.first():
@@ -232,20 +315,22 @@ def _resumed(config: Config, trained: Trained, store: Checkpoints) -> tuple[int,
     per_epoch = trained.program.steps_per_epoch
     if _halted(store).is_dir():
         halted = Checkpoints(_halted(store), 1, "step")
-        if (halted.newest() or 0) > (store.newest() or 0) * per_epoch:
-            order = jax.eval_shape(over_runs(trained.program.order, (0, None)), trained.hyper, 0)
-            step = sweep_step(config, trained.program, 1, trained.mesh)
-            _, metrics = jax.eval_shape(step, trained.state, trained.hyper, trained.data, order, 0)
-            everywhere = NamedSharding(trained.mesh, PartitionSpec())
-            shapes = {
-                name: jax.ShapeDtypeStruct((per_epoch, *m.shape[1:]), m.dtype, sharding=everywhere)
-                for name, m in metrics.items()
-            }
-            found = halted.restore({"state": trained.state, "metrics": shapes})
-            if found:
-                epoch, done = divmod(found[0], per_epoch)
-                return epoch, found[1]["state"], {k: np.asarray(m)[:done] for k, m in found[1]["metrics"].items()}
-        halted.close()
+        try:
+            if (halted.newest() or 0) > (store.newest() or 0) * per_epoch:
+                step = sweep_step(config, trained.program, 1, trained.mesh, trained.images is not None)
+                shapes_in = trained.state, trained.hyper, trained.data, order_shape(config, trained), 0
+                _, metrics = jax.eval_shape(step, *shapes_in)
+                everywhere = NamedSharding(trained.mesh, PartitionSpec())
+                shapes = {
+                    name: jax.ShapeDtypeStruct((per_epoch, *m.shape[1:]), m.dtype, sharding=everywhere)
+                    for name, m in metrics.items()
+                }
+                found = halted.restore({"state": trained.state, "metrics": shapes}, needed=False)
+                if found:
+                    epoch, done = divmod(found[0], per_epoch)
+                    return epoch, found[1]["state"], {k: np.asarray(m)[:done] for k, m in found[1]["metrics"].items()}
+        finally:
+            halted.close()
     epoch, state = store.restore(trained.state) or (0, trained.state)
     return epoch, state, None
 
@@ -257,8 +342,10 @@ def _halt(store: Checkpoints, state: State, epoch: int, values: Metrics, per_epo
         name: np.concatenate([m, np.zeros((per_epoch - done, *m.shape[1:]), m.dtype)]) for name, m in values.items()
     }
     halted = Checkpoints(_halted(store), 1, "step")
-    halted.save(epoch * per_epoch + done, {"state": state, "metrics": padded})
-    halted.close()
+    try:
+        halted.save(epoch * per_epoch + done, {"state": state, "metrics": padded})
+    finally:
+        halted.close()
 
 
 def restore(trained: Trained, checkpoints: Path, keep: int) -> Trained:
@@ -270,8 +357,10 @@ def restore(trained: Trained, checkpoints: Path, keep: int) -> Trained:
     found = None
     if checkpoints.is_dir():
         store = Checkpoints(checkpoints, keep)
-        found = store.restore(trained.state)
-        store.close()
+        try:
+            found = store.restore(trained.state)
+        finally:
+            store.close()
     if found is None:
         raise UserError(f"{checkpoints}: no readable checkpoint; run the pretrain stage first")
     return trained._replace(epoch=found[0], state=found[1])
@@ -304,9 +393,9 @@ def _epochs(
     metrics_file: Path,
     tensorboard: Path,
     progress: bool,
+    watch: Watch | None,
 ) -> State:
-    program, runs, state, hyper, data, _ = trained
-    steps_of = sweep_epoch(config, program, trained.mesh)
+    program, runs, state, hyper, data, _, _ = trained
     axes = (0, 0, None)
     on_epoch = laid_out(over_runs(program.on_epoch, axes, config.run_axis), axes, trained.mesh, donate=True)
     images_a_step = config.batch_size * len(runs)
@@ -315,38 +404,40 @@ def _epochs(
         preemption.heard() as stop,
         Writers(tensorboard, runs, start + 1) as writers,
         progress_bar(name, len(runs), program.total_steps, progress, before) as bar,
+        contextlib.ExitStack() as within,
     ):
         if before == 0:
             state = fill_memory(config, trained, name)
+            if watch is not None:
+                watch(state, 0, {})
+        feed = within.enter_context(feeding(config, trained, before))
         alive = processes.fetch(state.alive)
+        freezes = Freezes(config, program, runs, trained.mesh, name, alive, feed is not None)
+        one_epoch = sweep_epoch(config, program, trained.mesh, feed, freezes)
         for epoch in range(start, config.epochs):
             began = time.perf_counter()
             if not begun:
                 state = on_epoch(state, hyper, epoch)
-            state, values = steps_of(state, hyper, data, epoch, bar, begun, stop)
+            state, values = one_epoch(state, hyper, data, epoch, bar, begun, stop)
             steps, begun = steps_in(values) - steps_in(begun), None
             if steps_in(values) < program.steps_per_epoch:
                 _halt(store, state, epoch, values, program.steps_per_epoch)
                 done = f"{epoch * program.steps_per_epoch + steps_in(values)} of {program.total_steps}"
                 raise Terminated(f"terminated in epoch {epoch + 1}; the same command goes on after step {done}")
-            speed = images_a_step * steps / (time.perf_counter() - began)
-            was_alive, alive = alive, processes.fetch(state.alive)
+            seconds = time.perf_counter() - began
+            speed = images_a_step * steps / seconds
+            alive = processes.fetch(state.alive)
             rows = rows_of(name, runs, epoch + 1, values, alive, speed)
+            further = [freezes.told(), *([watch(state, epoch + 1, values)] if watch is not None else [])]
+            rows = [{**row, **{k: v for each in own for k, v in each.items()}} for row, *own in zip(rows, *further)]
+            if feed is not None:
+                share, feed.waited = feed.waited / seconds, 0.0
+                rows = [{**row, "waiting": round(share, 4)} for row in rows]
+                feed.tell()
             if processes.first():
                 append(metrics_file, rows)
                 writers.write(rows)
-            for run in (r for r, before, now in zip(runs, was_alive, alive) if before and not now):
-                log.warning(
-                    "%s: run %s diverged in epoch %d (loss or gradient not finite) and is frozen",
-                    name,
-                    run.name,
-                    epoch + 1,
-                )
-            losses = [row["loss"] for row in rows if row["loss"] is not None]
-            shown = f"{np.mean(losses):.3f}" if losses else "diverged"
-            bar.set_postfix_str(
-                f"epoch {epoch + 1}/{config.epochs}, loss {shown}, {speed:,.0f} images/s", refresh=False
-            )
+            bar.set_postfix_str(line(rows, epoch + 1, config.epochs, speed), refresh=False)
             last = epoch + 1 == config.epochs or not alive.any()
             if last or stop.asked or (epoch + 1) % config.checkpoint_every == 0:
                 store.save(config.epochs if last else epoch + 1, state)
@@ -360,13 +451,19 @@ def _epochs(
 
 def fill_memory(config: Config, trained: Trained, name: str) -> State:
     """The state before the first epoch: as it is, or with its memory filled by a pass over the images in whole batches."""
-    program, _, state, hyper, data, _ = trained
+    program, _, state, hyper, data, _, _ = trained
     if program.fill is None:
         return state
     log.info("%s: a pass over the images fills the memory of %s", name, config.method)
-    axes = (0, 0, None, 0, None)
+    axes = (0, 0, None, 0 if trained.images is None else None, None)
     one = laid_out(over_runs(program.fill, axes, config.run_axis), axes, trained.mesh, donate=True)
-    order = laid_out(over_runs(program.order, (0, None)), (0, None), trained.mesh)(hyper, 0)
-    for step in range(program.steps_per_epoch):
-        state = one(state, hyper, data, order, step)
+    with feeding(config, trained, 0, program.steps_per_epoch) as feed:
+        order, left = None, 0
+        if feed is None:
+            order = laid_out(over_runs(program.order, (0, None)), (0, None), trained.mesh)(hyper, 0)
+        for step in range(program.steps_per_epoch):
+            if feed is not None and not left:
+                order = feed.next(state.alive)
+                left = len(order.numbers)
+            state, left = one(state, hyper, data, order, step), left - 1
     return state

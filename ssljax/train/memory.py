@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import sweeps
-from ssljax.config import Config
+from ssljax.config import STREAMED, Config
 from ssljax.errors import UserError
-from ssljax.train.execution import layout
-from ssljax.train.step import Data, Program, State
+from ssljax.train.execution import layout, steps_per_dispatch
+from ssljax.train.step import Chunk, Data, Program, State
+from ssljax.train.stream import chunk_shape, steps_of
 
 log = logging.getLogger("ssljax")
 
@@ -26,6 +27,8 @@ WORKSPACE, PARAMETERS = 1.2, 2.0
 # The share of the free memory that a program may plan with: a GPU's limit is already XLA's own pool (three quarters of the
 # device by default) and loses some to gaps; a CPU's memory is also the operating system's, the data's and other processes'.
 USABLE = {"gpu": 0.9, "cpu": 0.7}
+# The share of what can be used that resident images may take; the rest is the runs' (our choice).
+ROOM = 0.5
 
 
 class Memory(NamedTuple):
@@ -65,31 +68,48 @@ class Memory(NamedTuple):
         return f"about {size_text(self.run)} a run ({each}) and {size_text(self.shared)} of images"
 
 
+def stream(images: Any, free: int | None = None) -> str:
+    """What `--stream=auto` is for some training images: "no" where they fit on the device with `ROOM` to spare, else "cache".
+
+    Args:
+      images: with their bytes as `nbytes`.
+      free: bytes that can be used on each device; None for what this process finds `available`.
+    """
+    return "no" if images.nbytes <= ROOM * (available() if free is None else free) else "cache"
+
+
 def estimate(program: Program, config: Config, images: Any) -> Memory:
     """The memory of a program, from shapes alone: nothing is computed.
 
     Args:
       program: from `ssljax.train.step.make_program`.
-      config: resolved.
+      config: resolved; where its images are streamed, two chunks of them count, the one in use and the next.
       images: the training images, or anything with their shape and dtype.
     """
     hyper = jax.eval_shape(lambda: sweeps.hyper(config, sweeps.runs(config)[0]))
     count, channels = images.shape[0], images.shape[-1]
+    streamed = config.stream in STREAMED
     data = jax.eval_shape(
         lambda: Data(
-            jnp.zeros(images.shape, images.dtype),
+            jnp.zeros((0 if streamed else count, *images.shape[1:]), images.dtype),
             jnp.zeros(channels),
             jnp.zeros(channels),
             labels=jnp.zeros(count, jnp.int32) if program.labels else (),
         )
     )
-    return needed(program, jax.eval_shape(program.init, hyper), hyper, data)
+    state = jax.eval_shape(program.init, hyper)
+    if not streamed:
+        return needed(program, state, hyper, data)
+    per_call = steps_per_dispatch(config, program.steps_per_epoch)
+    steps = steps_of(per_call, config.batch_size, images, config.steps_per_dispatch)
+    need = needed(program, state, hyper, data, chunk_shape(images, config.batch_size, steps))
+    return need._replace(shared=need.shared + 2 * _bytes(chunk_shape(images, config.batch_size, steps)))
 
 
-def needed(program: Program, state: State, hyper: Any, data: Data) -> Memory:
-    """As `estimate`, from the shapes of one run's state and values and of the data."""
+def needed(program: Program, state: State, hyper: Any, data: Data, chunk: Chunk | None = None) -> Memory:
+    """As `estimate`, from the shapes of one run's state and values and of the data, and of a chunk where images are streamed."""
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    order = jax.eval_shape(program.order, hyper, step)
+    order = jax.eval_shape(program.order, hyper, step) if chunk is None else chunk
     kept = jax.tree.leaves(jax.eval_shape(lambda *args: program.forward(*args)[1], state, hyper, data, order, step))
     # Weights that the gradient needs are among what it keeps; they are there anyway.
     there = Counter((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))

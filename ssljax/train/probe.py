@@ -33,6 +33,7 @@ def fit(
     batch_size: int = 256,
     learning_rate: ArrayLike = 0.1,
     schedule: str = "steps",
+    order: Callable[[int, int], np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Trains linear classifiers: one a run, or several a run that differ in nothing but their learning rate.
 
@@ -47,6 +48,8 @@ def fit(
       epochs, batch_size: a batch larger than the set is the set.
       learning_rate: at the first step; one for all, one a run [runs], or several a run [runs, rates].
       schedule: "steps" falls tenfold at 60 and at 80 % of the epochs, "cosine" by half a cosine to 0.
+      order: (epoch, n) -> permutation of the images that all runs go through, where a function gives the features; None for an
+        order of each run's own.
 
     Returns:
       {"kernel": [runs, dim, n_classes], "bias": [runs, n_classes]} in float32; where there are several rates a run, each has an
@@ -99,7 +102,11 @@ def fit(
         if fixed is not None:
             head, state = epoch_on_fixed(head, state, keys_from, epoch)
             continue
-        index = jax.vmap(batches, in_axes=(0, None))(keys_from, epoch)
+        if order is None:
+            index = jax.vmap(batches, in_axes=(0, None))(keys_from, epoch)
+        else:
+            one = order(epoch, n)[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+            index = jnp.broadcast_to(one, (len(keys_from), *one.shape))
         for i in range(per_epoch):
             number = epoch * per_epoch + i
             own = jax.vmap(derive, in_axes=(0, None, None))(keys_from, number, PROBE_VIEWS)

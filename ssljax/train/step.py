@@ -18,7 +18,7 @@ from ssljax.errors import UserError
 from ssljax.methods import METHODS, Batch, Course, Method, Stage, build
 from ssljax.models import backbone
 from ssljax.models.layers import MAPS
-from ssljax.train import optimizers
+from ssljax.train import diagnosis, optimizers
 
 Tree = Any
 
@@ -48,7 +48,7 @@ class Data(NamedTuple):
     """The resident data set that all runs of a program share.
 
     Attributes:
-      images: uint8 or uint16 [n, height, width, channels].
+      images: uint8 or uint16 [n, height, width, channels]; [0, height, width, channels] where they come in chunks.
       mean, std: [channels], what images in [0, 1] are normalised by; as many values as the network takes channels.
       shared: weights that all runs share; () where each has its own.
       labels: int32 [n] for training that uses them, else ().
@@ -61,14 +61,28 @@ class Data(NamedTuple):
     labels: Tree = ()
 
 
+class Chunk(NamedTuple):
+    """The images of some steps, the same for all runs: what stands in the place of an order where images are not resident.
+
+    Attributes:
+      images: uint8 or uint16 [steps, batch, height, width, channels].
+      numbers: int32 [steps, batch], which of the training images they are.
+      first: int32, the number of its first step.
+    """
+
+    images: Any
+    numbers: Any
+    first: Any
+
+
 class Program(NamedTuple):
-    """The functions of one run, all pure and without a run axis.
+    """The functions of one run, all pure and without a run axis. An order may be a `Chunk` that holds the step's images.
 
     Attributes:
       init: hyper -> State.
       order: (hyper, epoch) -> the permutation of the images' indices for that epoch.
       forward: (state, hyper, data, order, step) -> (loss, its backward pass, what the loss gives beside its value).
-      step: (state, hyper, data, order, step) -> (state, metrics).
+      step: (state, hyper, data, order, step) -> (state, metrics); of the metrics "alive" is the state's.
       on_epoch: (state, hyper, epoch) -> state.
       fill: (state, hyper, data, order, step) -> state whose memory has seen the step's images, weights as they were; None if
         the method has no use for it.
@@ -76,6 +90,7 @@ class Program(NamedTuple):
       labels: whether its steps read the data's labels.
       scores: as `encode` -> cosines with the prototypes [batch, prototypes] that pseudo-labels are made of; None for a method
         without.
+      examine: as `step` -> whether each tensor that the step takes and makes is finite; None where nobody asks.
     """
 
     init: Callable[..., State]
@@ -89,6 +104,7 @@ class Program(NamedTuple):
     total_steps: int
     labels: bool = False
     scores: Callable[..., jax.Array] | None = None
+    examine: Callable[..., diagnosis.Examined] | None = None
 
 
 def to_unit(images: jax.Array) -> jax.Array:
@@ -110,6 +126,20 @@ def spread(batch: jax.Array) -> jax.Array:
     if "data" not in jax.sharding.get_abstract_mesh().axis_names:
         return batch
     return jax.lax.with_sharding_constraint(batch, PartitionSpec("data"))
+
+
+def taken(
+    data: Data, order: jax.Array | Chunk, step: jax.Array, batch_size: int, steps_per_epoch: int
+) -> tuple[jax.Array, jax.Array]:
+    """The training images of a step: their numbers [batch] and pixels [batch, height, width, channels], spread."""
+    if isinstance(order, Chunk):
+        at = step - order.first
+        index, images = (
+            jax.lax.dynamic_index_in_dim(part, at, keepdims=False) for part in (order.numbers, order.images)
+        )
+        return spread(index), spread(images)
+    index = spread(jax.lax.dynamic_slice(order, (step % steps_per_epoch * batch_size,), (batch_size,)))
+    return index, data.images[index]
 
 
 def encoder_network(config: Config) -> Any:
@@ -171,9 +201,9 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
     def order(hyper: Tree, epoch: jax.Array) -> jax.Array:
         return jax.random.permutation(derive(hyper["seed"], epoch, ORDER), n_images)
 
-    def draw(hyper: Tree, data: Data, index: jax.Array, step: jax.Array, purpose: int = VIEWS) -> Batch:
-        index = spread(index)
-        images = to_unit(data.images[index])
+    def draw(hyper: Tree, data: Data, order: jax.Array | Chunk, step: jax.Array, purpose: int = VIEWS) -> Batch:
+        index, pixels = taken(data, order, step, config.batch_size, steps_per_epoch)
+        images = to_unit(pixels)
         key = derive(hyper["seed"], step, purpose)
         views = (
             augment.apply_view(
@@ -188,11 +218,10 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
         labels = data.labels[index] if method.labels else ()
         return Batch(tuple(spread((view - data.mean) / data.std) for view in views), index, labels)
 
-    def batch_of(order: jax.Array, step: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(order, (step % steps_per_epoch * config.batch_size,), (config.batch_size,))
-
-    def forward(state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array) -> tuple[jax.Array, Any, Any]:
-        batch = draw(hyper, data, batch_of(order, step), step)
+    def forward(
+        state: State, hyper: Tree, data: Data, order: jax.Array | Chunk, step: jax.Array
+    ) -> tuple[jax.Array, Any, Any]:
+        batch = draw(hyper, data, order, step)
         key = derive(hyper["seed"], step, LOSS)
 
         def loss(params: Tree) -> tuple[jax.Array, tuple[Tree, Tree, dict[str, jax.Array]]]:
@@ -201,7 +230,7 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
         return jax.vjp(remat(config, loss), state.params, has_aux=True)
 
     def step(
-        state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array
+        state: State, hyper: Tree, data: Data, order: jax.Array | Chunk, step: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
         loss, backward, (stats, memory, metrics) = forward(state, hyper, data, order, step)
         (gradients,) = backward(jnp.ones_like(loss))
@@ -214,7 +243,16 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
         alive = state.alive & sound
         new = State(params, stats, memory, optimizer, alive)
         kept = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state._replace(alive=alive))
-        return kept, {"loss": loss, "learning_rate": lr, "gradient_norm": norm, **metrics}
+        return kept, {"loss": loss, "learning_rate": lr, "gradient_norm": norm, "alive": alive, **metrics}
+
+    def examine(state: State, hyper: Tree, data: Data, order: jax.Array | Chunk, step: jax.Array) -> diagnosis.Examined:
+        views = draw(hyper, data, order, step).views
+        loss, backward, (_, _, metrics) = forward(state, hyper, data, order, step)
+        (gradients,) = backward(jnp.ones_like(loss))
+        params, _ = descend(state, hyper, gradients, *rate(hyper, step), step)
+        named = {str(i): view for i, view in enumerate(views, start=1)}
+        made = diagnosis.Examined(state.params, state.memory, state.stats, named, metrics, loss, gradients, params)
+        return diagnosis.finite(made)
 
     def descend(
         state: State, hyper: Tree, gradients: Tree, lr: jax.Array, peak: jax.Array, step: jax.Array
@@ -237,9 +275,9 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
         memory = method.on_epoch(state.params, state.memory, hyper, derive(hyper["seed"], epoch, EPOCH))
         return state._replace(memory=jax.tree.map(lambda a, b: jnp.where(state.alive, a, b), memory, state.memory))
 
-    def fill(state: State, hyper: Tree, data: Data, order: jax.Array, step: jax.Array) -> State:
+    def fill(state: State, hyper: Tree, data: Data, order: jax.Array | Chunk, step: jax.Array) -> State:
         assert method.fill is not None
-        batch = draw(hyper, data, batch_of(order, step), step, FILL)
+        batch = draw(hyper, data, order, step, FILL)
         key = derive(hyper["seed"], step, FILL)
         return state._replace(memory=method.fill(state.params, state.stats, state.memory, batch, hyper, step, key))
 
@@ -262,6 +300,7 @@ def make_program(config: Config, n_images: int, channels: int, n_classes: int = 
         total_steps,
         method.labels,
         scores if method.scores else None,
+        examine,
     )
 
 
