@@ -21,6 +21,7 @@ from ssljax.data import Split
 from ssljax.evaluate import features as extraction
 from ssljax.evaluate import unlabelled
 from ssljax.evaluate.knn import knn_scores
+from ssljax.methods import METHODS
 from ssljax.planning import Program
 from ssljax.train import loop
 from ssljax.train.step import State
@@ -222,14 +223,8 @@ def _told(config: Config, epoch: int, spread: float, values: loop.Metrics, i: in
 
 def trivial_loss(config: Config) -> tuple[float, str] | None:
     """The InfoNCE of an encoder that tells nothing apart, and how it is made up; None for other losses."""
-    if config.second is not None:
+    candidates = getattr(METHODS[config.method], "candidates", None)
+    if config.second is not None or candidates is None:
         return None
-    others = {
-        "mocov2plus": lambda: config.queue_size + 1,
-        "simclr": lambda: 2 * config.batch_size - 1,
-        "nnclr": lambda: config.batch_size,
-    }
-    if config.method not in others:
-        return None
-    count = others[config.method]()
+    count = candidates(config)
     return math.log(count), f"log {count}"

@@ -130,6 +130,7 @@ def leaves_of(config, workdir):
     return jax.tree.leaves(jax.tree.map(np.asarray, trained.state))
 
 
+@pytest.mark.slow  # three compilations of BYOL on a VGG
 def test_it_trains_and_goes_on_to_the_same_bits_as_without_a_pause(warm, file, tmp_path):
     config = warm(method="byol", seeds=(5, 6))
     pipeline.run(config, tmp_path / "A", stages=("pretrain",), progress=False)
@@ -211,7 +212,6 @@ def test_untrained_rows_beside_a_warm_start_are_untrained(warm):
     (program,) = pipeline.plan([warm(method="simclr")])
     cold = pipeline.untrained(program._replace(encoder=None))
     np.testing.assert_allclose(cold.data.mean, data.load("digits").mean, rtol=1e-6)
-    assert (
-        np.abs(jax.tree.leaves(cold.state.params["backbone"])[1][0] - jax.tree.leaves(program.encoder.params)[1]).max()
-        > 0
-    )
+    pairs = zip(jax.tree.leaves(cold.state.params["backbone"]), jax.tree.leaves(program.encoder.params), strict=True)
+    kernels = [(ours[0], theirs) for ours, theirs in pairs if theirs.ndim == 4]
+    assert kernels and all(np.abs(ours - theirs).max() > 1e-3 for ours, theirs in kernels)

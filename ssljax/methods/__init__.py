@@ -1,7 +1,8 @@
 """Self-supervised methods by name: one module each.
 
 A module has `VIEWS` (config -> the plan of views), `HYPER` (its traced numbers), `PRESETS` (its rows) and `make`; where its traced
-numbers must fit each other, `check` (config, the numbers of a run, the flag that they are from).
+numbers must fit each other, `check` (config, the numbers of a run, the flag that they are from); where its loss is a cross-entropy
+among other images, `candidates` (config -> how many images the right one is among, itself counted).
 """
 
 import re

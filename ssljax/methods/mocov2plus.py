@@ -63,6 +63,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def candidates(config: Any) -> int:
+    """The queue and the other view."""
+    return config.queue_size + 1
+
+
 def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     """MoCo v2+ for one run; see `ssljax.methods.base.Method`.
 

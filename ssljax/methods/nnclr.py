@@ -44,6 +44,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def candidates(config: Any) -> int:
+    """The images of a batch."""
+    return config.batch_size
+
+
 def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     """NNCLR for one run; see `ssljax.methods.base.Method`.
 

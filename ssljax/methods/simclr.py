@@ -35,6 +35,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def candidates(config: Any) -> int:
+    """All views of a batch but the one that asks."""
+    return 2 * config.batch_size - 1
+
+
 def make(config: Any, backbone: nn.Module, course: Course) -> Method:
     """SimCLR for one run; see `ssljax.methods.base.Method`."""
     del course

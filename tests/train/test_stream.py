@@ -14,7 +14,6 @@ from ssljax import data, pipeline, preemption
 from ssljax.data.batches import order
 from ssljax.data.files import Decoded
 from ssljax.errors import UserError
-from ssljax.methods import METHODS
 from ssljax.train import execution, loop, memory
 from ssljax.train.stream import Feed, steps_of
 
@@ -52,7 +51,8 @@ def assert_equal(one, other, **tolerance):
         [{k: v for k, v in row.items() if k not in TIMES} for row in each] for each in (rows, other_rows)
     )
     for row, other_row in zip(told, other_told, strict=True):
-        assert row == (pytest.approx(other_row, rel=1e-4, abs=1e-5) if tolerance else other_row)
+        near = {k: pytest.approx(v, rel=1e-4, abs=1e-5) if isinstance(v, float) else v for k, v in other_row.items()}
+        assert row == (near if tolerance else other_row)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def small(tiny, one_layer):
     def make(**given):
         return tiny(
             backbone=one_layer, transforms="color_inversion", epochs=2, seeds=(1, 2), warmup_epochs=0, steps_per_dispatch=4,
-            checkpoint_every=10, evaluations=(), **given,
+            checkpoint_every=10, evaluations=(), optimizer="sgd", learning_rate=0.05, **given,
         )  # fmt: skip
 
     return make
@@ -74,22 +74,20 @@ def settings_of(method):
 def check_equals_resident(config, tmp_path):
     resident = whole(config("no"), tmp_path / "resident", in_order_of_streams=True)
     streamed = whole(config("cache"), tmp_path / "streamed")
-    # Two programs of the compiler's, which may add in another order: another order of images is off by more than 1e-2.
+    # Two programs of the compiler's, which may add in another order: another order of images is off by more than 1e-2. SGD, since
+    # Adam brings even the rounding of a bias before batch normalisation, whose gradient is 0, to the size of its rate.
     assert_equal(streamed, resident, rtol=1e-4, atol=1e-5)
     assert all(0 <= row["waiting"] <= 1 for row in streamed[1]) and "waiting" not in resident[1][0]
     # The runs differ in their seeds, so that nothing of this is equal for want of a difference.
     assert not np.array_equal(*jax.tree.leaves(streamed[0].params)[0])
 
 
-@pytest.mark.parametrize("method", ["deepclusterv2", "supervised"])
+@pytest.mark.parametrize(
+    "method",
+    ["supervised", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deepclusterv2", "mira", "nnclr"))],
+)
 def test_streamed_is_resident_training_in_the_streams_order(method, small, tmp_path):
     check_equals_resident(lambda stream: small(method=method, stream=stream, **settings_of(method)), tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("deepclusterv2", "supervised")])
-def test_streamed_is_resident_training_for_every_method(method, small, tmp_path):
-    check_equals_resident(lambda stream: small(method=method, stream=stream), tmp_path)
 
 
 def test_a_stopped_stream_goes_on_to_the_same_bits(small, tmp_path, monkeypatch):
@@ -214,7 +212,7 @@ from ssljax.models import BACKBONES
 from ssljax.train import loop
 BACKBONES["one_layer"] = lambda dtype, **_: OneLayer(dtype)
 fitting = {k: v for k, v in TINY.items() if k not in OF_METHODS or k in reads("simclr")}
-fitting |= dict(backbone="one_layer", optimizer="sgd", learning_rate=0.05, epochs=1, transforms="color_inversion")
+fitting |= dict(backbone="one_layer", optimizer="sgd", learning_rate=0.05, epochs=1, warmup_epochs=0, transforms="color_inversion")
 states = []
 for mesh in ("run:1,data:1", "run:2,data:2", "run:1,data:4"):
     config = ssljax.Config(**fitting, method="simclr", seeds=(1, 2), stream="cache", mesh=mesh, run_axis="vmap")
