@@ -38,7 +38,6 @@ napoleon_attr_annotations = False
 napoleon_custom_sections = ["Drawn"]
 
 highlight_language = "none"  # commands and tables; Python says so
-smartquotes_action = "qe"  # quotes and ellipses: -- begins a flag
 
 html_theme = "furo"
 html_title = "ssljax"

@@ -12,7 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
-SECONDS = 600  # a cell may take so long
+SECONDS = 1800  # a cell may take so long on a busy machine
 
 
 def executed(path: Path, folder: str, *more: str) -> nbformat.NotebookNode:

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from sphinx.util.inspect import signature as inspect_signature
+from sphinx.util.inspect import stringify_signature
 
 import ssljax
 from ssljax import augment
 from ssljax.cli import main
-from ssljax.evaluate import unlabelled
+from ssljax.evaluate import scores, unlabelled
 from ssljax.methods import METHODS
 from ssljax.models import BACKBONES, _row
 
@@ -27,7 +29,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchma
 sys.path.insert(0, str(ROOT / "docs"))
 
 from generator import experiments, measures, methods, reference  # noqa: E402
-from generator.text import as_rest, relinked, table  # noqa: E402
+from generator.text import as_rest, prose, relinked, shortened, table  # noqa: E402
 
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -151,6 +153,14 @@ def test_docstrings_become_restructured_text():
     assert found[-2:] == ["Args:", r"  x: [n], \*any\*."]
 
 
+def test_flags_in_prose_and_types_in_signatures_read_as_written():
+    assert prose("add --method=byol, or `--x=1`; a*b_c (--stem=imagenet for 4x4)") == (
+        r"add `--method=byol`, or `--x=1`; a\*b\_c (`--stem=imagenet` for 4x4)"
+    )
+    found = stringify_signature(inspect_signature(scores.top_k), unqualified_typehints=True)
+    assert shortened(found) == "(scores: ArrayLike, labels: ArrayLike, k: int) -> float"
+
+
 def test_links_of_a_file_lead_to_the_sites_pages():
     page = ROOT / "docs" / "generated" / "start.md"
     text = "[a](docs/mira.md) ![b](benchmarks/results/x.png) [c](benchmarks/README.md#one) [d](https://e.org) [f](#g) [h](ssljax)"
@@ -183,6 +193,15 @@ def test_every_recorded_measure_is_explained():
                     continue
                 base = row["evaluation"].partition("@")[0]
                 assert any(base == b and row["metric"].startswith(m) for b, m in explained), (path.name, row)
+
+
+def test_every_evaluation_has_its_rows():
+    explained = {base.strip().partition("@")[0] for evaluations, *_ in measures.ROWS for base in evaluations.split(",")}
+    assert explained == set(ssljax.config.EVALUATIONS)
+    of_unlabelled = {
+        m.strip() for base, _, metrics, _ in measures.ROWS if base == "unlabelled" for m in metrics.split(",")
+    }
+    assert of_unlabelled == set(unlabelled.MEASURES)
 
 
 def test_the_index_of_experiments_has_every_flagfile_with_its_values():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from generator.text import ROOT, table
+from generator.text import ROOT, prose, table
 from ssljax import flags, sweeps
 from ssljax.config import Config, resolve
 from ssljax.report import tables
@@ -137,7 +137,7 @@ def _folder(name: str, studies: Sequence[Study]) -> str:
         lines += [
             f"## {Path(study.file).stem.replace('_', '-')}",
             "",
-            _escaped(study.title),
+            prose(study.title),
             "",
             "```",
             f"python experiments/run.py --flagfile={study.file}{data}",
@@ -159,7 +159,7 @@ def _remarks(lines: Sequence[str]) -> list[str]:
         if line.startswith("   ") != code:
             code = not code
             out += ["", "```"] if code else ["```", ""]
-        out.append(textwrap.dedent(line) if code else _escaped(line.strip()))
+        out.append(textwrap.dedent(line) if code else prose(line.strip()))
     return [*out, *(["```"] if code else []), ""]
 
 
@@ -169,8 +169,4 @@ def _targets(targets: Sequence[dict[str, str]]) -> list[str]:
     columns = [name for name in targets[0] if any(target[name] for target in targets)]
     rows = [[target[name] for name in columns] for target in targets]
     inner = ["<details>", f"<summary>{len(rows)} published values</summary>", ""]
-    return [*inner, table(columns, [[_escaped(cell) for cell in row] for row in rows]), "", "</details>", ""]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("*", r"\*").replace("_", r"\_").replace("<", r"\<")
+    return [*inner, table(columns, [[prose(cell) for cell in row] for row in rows]), "", "</details>", ""]

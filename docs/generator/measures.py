@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from generator.text import table
+from generator.text import prose, table
 from ssljax import cost
 from ssljax.config import EVALUATIONS, fields
 from ssljax.data.transfer import metric_of
@@ -33,7 +33,7 @@ MEASURES: dict[str, dict[str, Callable[..., Any]]] = {
     "Without labels": {
         "rankme": unlabelled.rankme,
         "lidar": unlabelled.lidar,
-        "alpha_req": unlabelled.alpha_req,
+        "alpha, alpha_r2": unlabelled.alpha_req,
         "alignment": unlabelled.alignment,
         "uniformity": unlabelled.uniformity,
         "collapse": unlabelled.collapse,
@@ -102,6 +102,14 @@ ROWS: list[tuple[str, str, str, str]] = [
         "steps to an error of the labels, and the error after so many steps",
     ),
     ("convergence@SOLVER", "", "flatness", "how flat the scores are"),
+    (
+        "unlabelled",
+        "",
+        "rankme, lidar, alpha, alpha_r2",
+        "of a sample of training images: ranks and spectrum of the features",
+    ),
+    ("unlabelled", "", "alignment, uniformity, collapse", "likewise: where their directions lie on the sphere"),
+    ("cka", "", "linear_cka", "how alike the features of a setting's seeds are"),
     ("cost", "", "memory_gb, seconds_per_epoch", "a run's share of its program"),
 ]
 
@@ -123,7 +131,7 @@ def _measures() -> str:
         "",
         f"Evaluations (`--evaluations`): {', '.join(f'`{name}`' for name in EVALUATIONS)}.",
         "",
-        f"> {fields()['evaluations'].metadata['help']}.",
+        f"> {prose(fields()['evaluations'].metadata['help'])}.",
         "",
     ]
     for heading, measures in MEASURES.items():
@@ -170,7 +178,7 @@ def _tables() -> str:
         ("linear_p, linear_q, sign, bend", "the straight part of that alone, and whether there is more"),
         ("opposite, opposite_corrected", "how many other classes go the other way"),
     ]
-    measured = [(*(f"`{cell}`" if cell else "" for cell in row[:3]), row[3]) for row in ROWS]
+    measured = [(*(f"`{cell}`" if cell else "" for cell in row[:3]), prose(row[3])) for row in ROWS]
     lines = [
         "# The tables of a workdir",
         "",
@@ -183,7 +191,7 @@ def _tables() -> str:
         "A swept name is an address such as `color_jitter.hue`, or a flag that was given as a list; a row to which it does not",
         "apply leaves it empty.",
         "",
-        table(("column", "what"), [(f"`{name}`", _COLUMNS[name]) for name in names]),
+        table(("column", "what"), [(f"`{name}`", prose(_COLUMNS[name])) for name in names]),
         "",
         "## What is measured",
         "",

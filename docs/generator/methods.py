@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from generator.text import table
+from generator.text import prose, table
 from ssljax.methods import METHODS
 from ssljax.methods.describe import page
 
@@ -34,7 +34,7 @@ def _page(name: str) -> str:
     head, *rows = told.presets
     lines = [f"# {name}", "", told.title, ""]
     for heading, text in told.entries.items():
-        lines += [f"**{heading}.** {_plain(text[0].upper() + text[1:] if text[0] != '`' else text)}", ""]
+        lines += [f"**{heading}.** {prose(text[0].upper() + text[1:] if text[0] != '`' else text)}", ""]
     lines += [
         "## In use",
         "",
@@ -60,13 +60,6 @@ def _page(name: str) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """Stars and bars of a formula are no Markdown."""
-    parts = text.split("`")
-    parts[::2] = [part.replace("*", r"\*").replace("_", r"\_").replace("<", r"\<") for part in parts[::2]]
-    return "`".join(parts)
 
 
 def _value(text: str) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data as pictures_of_skimage
 from sklearn.datasets import load_digits
 
-from generator.text import table
+from generator.text import prose, table
 from ssljax import augment
 
 _SIDE, _GAP, _DRAWS = 96, 4, 5
@@ -82,7 +82,7 @@ def _sets(folder: Path, fresh: bool) -> str:
             first, second = chosen.views
             views = [first, *([second] if second is not first else []), *([chosen.local] if chosen.local else [])]
             _write(folder / f"set_{name}.png", [[original, *_distinct(_draws(view, original))] for view in views])
-        lines += [f"## {name}", "", _text(chosen.description), ""]
+        lines += [f"## {name}", "", prose(chosen.description), ""]
         lines += [f"![{name}: the image and draws of each view](pictures/set_{name}.png){{.draws}}", ""]
         lines += ["```", *_definition(chosen), "```", ""]
     return "\n".join(lines)
@@ -103,11 +103,7 @@ def _few(channels: tuple[int, ...] | None) -> bool:
 def _summary(doc: str | None) -> str:
     """The docstring up to its sections."""
     text = inspect.cleandoc(doc or "").split("\n\nArgs:")[0]
-    return _text(text)
-
-
-def _text(text: str) -> str:
-    return text.replace("<", r"\<").replace("*", r"\*")
+    return prose(text)
 
 
 def _draws(view: augment.View, image: np.ndarray) -> list[np.ndarray]:

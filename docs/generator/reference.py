@@ -5,7 +5,7 @@ import pkgutil
 from pathlib import Path
 
 import ssljax
-from generator.text import table
+from generator.text import prose, table
 from ssljax.config import fields
 
 
@@ -29,7 +29,7 @@ def _flags() -> str:
             shown = f"`{','.join(map(str, default))}`" if default else ""
         else:
             shown = f"`{default}`" if default != "" else ""
-        rows.append((f"`--{name}`", shown, _escaped(meta["help"]), ", ".join(marks)))
+        rows.append((f"`--{name}`", shown, prose(meta["help"]), ", ".join(marks)))
     return "\n".join(
         [
             "# Flags",
@@ -43,10 +43,6 @@ def _flags() -> str:
             "",
         ]
     )
-
-
-def _escaped(text: str) -> str:
-    return text.replace("*", r"\*").replace("<", r"\<").replace("_", r"\_")
 
 
 def _index(pages: list[str]) -> str:

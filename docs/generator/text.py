@@ -92,10 +92,19 @@ def _verbatim(block: Sequence[str]) -> bool:
 def _escaped(line: str) -> str:
     """Bars, stars and trailing underscores outside of code mean themselves; a list's star is one of a list."""
     indent, bullet, rest = re.fullmatch(r"(\s*)(\* )?(.*)", line, re.DOTALL).groups()  # type: ignore[union-attr]
-    parts = _CODE.split(rest)
+    parts = _CODE.split(flags_as_code(rest, "``"))
     parts[::2] = [re.sub(r"(?<![\\*])([|*])(?!\*)", r"\\\1", part) for part in parts[::2]]
     parts[::2] = [re.sub(r"(\w)_(?=\W|$)", r"\1\\_", part) for part in parts[::2]]
     return indent + (bullet or "") + "".join(parts)
+
+
+def flags_as_code(text: str, quotes: str = "`") -> str:
+    """Text with `--name=value` as code where it is none yet, so that its dashes stay two."""
+    parts = _CODE.split(text)
+    parts[::2] = [
+        re.sub(r"(?<![\w-])--[a-z]\w*(=[^\s,;:()]*[\w%)/])?", rf"{quotes}\g<0>{quotes}", part) for part in parts[::2]
+    ]
+    return "".join(parts)
 
 
 def _list_table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -110,8 +119,15 @@ def shortened(signature: str | None) -> str | None:
     """A signature with `ArrayLike` and `NDArray[...]` for what numpy makes of them."""
     if signature is None:
         return None
-    text = re.sub(r"(numpy\.(_typing\.\S*?\.)?|collections\.abc\.|typing\.)(?=\w)", "", signature)
+    text = re.sub(r"~?\b(numpy|typing|collections)\.(?:\w+\.)*(?=\w)", "", signature)
     text = re.sub(
         r"_?Buffer \| _SupportsArray\[dtype(\[Any\])?\] \| _NestedSequence\[.*?bytes \| str\]", "ArrayLike", text
     )
     return re.sub(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[([\w.]+)\]\]", r"NDArray[\1]", text)
+
+
+def prose(text: str) -> str:
+    """Plain text as Markdown: flags are code, and stars, underscores and angles mean themselves."""
+    parts = _CODE.split(flags_as_code(text))
+    parts[::2] = [re.sub(r"[*_<]", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
