@@ -3,8 +3,8 @@
     python benchmarks/streaming.py                     # what stands in benchmarks/README.md
     python benchmarks/streaming.py --sets=jpeg --workers=4,8,16 --images=20000 --backbone=resnet50 --width=1
 
-The pictures are noise over a gradient, made on the spot: of 8 x 8 and of 32 x 32 pixels as PNG, and of 256 x 256 as JPEG, brought to
-224. *Waiting* is the share of the second epoch in which the device had nothing to do for want of images.
+The pictures are noise over a gradient, made on the spot: of 8 x 8 and of 32 x 32 pixels as PNG, and of 256 x 256 as JPEG, brought
+to 224. *Waiting* is the share of the second epoch in which the device had nothing to do for want of images.
 """
 
 import argparse

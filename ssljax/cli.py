@@ -1,5 +1,6 @@
 """The command line: flags to configs, one line for anything wrong, exit codes."""
 
+import errno
 import logging
 import os
 import shlex
@@ -48,12 +49,25 @@ def main(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
+        if limit := _limit(error):
+            print(f"error: {limit}", file=sys.stderr)
+            return BAD_INPUT
         # A defect of ours, not of the input: the traceback is for a bug report, not for the terminal.
         with tempfile.NamedTemporaryFile("w", prefix="ssljax-", suffix=".log", delete=False) as file:
             traceback.print_exc(file=file)
         reason = " ".join(str(error).split())[:200]
         print(f"error: unexpected {type(error).__name__}: {reason}; please report it with {file.name}", file=sys.stderr)
         return DEFECT
+
+
+def _limit(error: Exception) -> str:
+    """The line for an error that says what was asked for is beyond this machine; "" for any other."""
+    reason = " ".join(str(error).split())[:200]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
+        return f"not enough memory for what is asked: {reason}"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:60]}...: the file's name is too long"
+    return ""
 
 
 def _quiet() -> None:
@@ -113,7 +127,9 @@ def _main(argv: list[str]) -> int:
     if workdirs:
         return _join(values, workdirs, shlex.join(["python", *argv]))
     checkpoint = values["checkpoint"].value or ""
-    trained_in = checkpoint if Path(checkpoint).is_dir() else None  # where an embedding is written, unless told otherwise
+    trained_in = (
+        checkpoint if Path(checkpoint).is_dir() else None
+    )  # where an embedding is written, unless told otherwise
     workdir = _workdir(values["workdir"].value or (checkpoint and trained_in), argv)
     configs = _configs(values, workdir, stages)
     if values["deterministic"].value:
@@ -145,7 +161,9 @@ def _main(argv: list[str]) -> int:
 
 
 # Not a setting: XLA takes it for the whole process.
-_DETERMINISTIC = "on a GPU: the same bits whenever the command is repeated or goes on, at a price in speed (a CPU needs no asking)"
+_DETERMINISTIC = (
+    "on a GPU: the same bits whenever the command is repeated or goes on, at a price in speed (a CPU needs no asking)"
+)
 
 # Not settings: they are not the same in all processes of a command.
 _OF_PROCESSES: tuple[tuple[str, Callable[..., Any], str], ...] = (
@@ -227,7 +245,9 @@ def _configs(values: absl_flags.FlagValues, workdir: Path, stages: Sequence[str]
     made = workdir / "flagfile.cfg"
     if values["checkpoint"].value and not values["dataset"].present:  # whose own images are embedded
         studied = Path(values["checkpoint"].value) / "flagfile.cfg"
-        return flags.over(flags.read_flagfile(studied), values) if studied.exists() else flags.configs_from_flags(values)
+        return (
+            flags.over(flags.read_flagfile(studied), values) if studied.exists() else flags.configs_from_flags(values)
+        )
     if values["workdir"].value and made.exists() and not any(field.metadata["training"] for field in given):
         return flags.over(flags.read_flagfile(made), values)
     if not given and values["workdir"].value and set(stages) <= {"evaluate", "export", "embed", "report"}:

@@ -13,6 +13,9 @@ import numpy as np
 
 from ssljax.errors import UserError, unknown
 
+LARGEST = 2**14  # side in pixels of an image: of a whole slide's regions, beyond what a network takes (our choice)
+_GREATEST = float(np.finfo(np.float32).max)  # settings are computed with in 32 bits
+
 
 def _field(
     default: Any,
@@ -84,6 +87,7 @@ class Config:
         int,
         "side in pixels that stored images are brought to, for sets whose images differ in size (0: as they are)",
         low=0,
+        high=LARGEST,
     )
     max_images: int = _field(
         0,
@@ -142,7 +146,7 @@ class Config:
         "papers draw them",
         choices=("plates", "any"),
     )
-    image_size: int = _field(None, int, "side in pixels of the images that the network sees", low=8)
+    image_size: int = _field(None, int, "side in pixels of the images that the network sees", low=8, high=LARGEST)
     transforms: str = _field(
         None,
         str,
@@ -153,7 +157,7 @@ class Config:
         None, int, "small crops beside the two global views, for methods with multi-crop; drawn as view 1 is", low=0
     )
     local_size: int = _field(
-        0, int, "side in pixels of the local crops (0: 96/224 of --image_size, as SwAV and DINO)", low=0
+        0, int, "side in pixels of the local crops (0: 96/224 of --image_size, as SwAV and DINO)", low=0, high=LARGEST
     )
 
     # What learns
@@ -169,8 +173,8 @@ class Config:
     pretrained: str = _field(
         "",
         str,
-        "file of a trained encoder, ours or another project's: with the stage pretrain training starts from it (--init_from), without "
-        "it it is measured as it is; or random: untrained ones, measured, a seed each",
+        "file of a trained encoder, ours or another project's: with the stage pretrain training starts from it (--init_from), "
+        "without it it is measured as it is; or random: untrained ones, measured, a seed each",
     )
     init_from: str = _field(
         "",
@@ -282,9 +286,10 @@ class Config:
     stream: str = _field(
         "auto",
         str,
-        "where training images come from: no: all are on the device; cache: batches are read from the decoded images on disk; decode: "
-        "files are decoded anew each epoch, with no cache (folder:, imagenet100:, table: and tfds sets). With cache and decode all runs "
-        "of a program see the same batches. auto: no where the images fit on the device with room to spare, else cache",
+        "where training images come from: no: all are on the device; cache: batches are read from the decoded images on disk; "
+        "decode: files are decoded anew each epoch, with no cache (folder:, imagenet100:, table: and tfds sets). With cache "
+        "and decode all runs of a program see the same batches. auto: no where the images fit on the device with room to "
+        "spare, else cache",
         choices=("auto", "no", "cache", "decode"),
     )
     workers: int = _field(
@@ -307,9 +312,9 @@ class Config:
     eval_every: int = _field(
         0,
         int,
-        "epochs between looks at the features while runs are trained, on a fixed sample of training images: RankMe, LiDAR, alpha-ReQ, "
-        "alignment, uniformity, collapse, and with labels k-NN and a ridge classifier; collapse is looked for after every epoch "
-        "(0: never)",
+        "epochs between looks at the features while runs are trained, on a fixed sample of training images: RankMe, LiDAR, "
+        "alpha-ReQ, alignment, uniformity, collapse, and with labels k-NN and a ridge classifier; collapse is looked for "
+        "after every epoch (0: never)",
         low=0,
         training=False,
     )
@@ -326,12 +331,12 @@ class Config:
         ("linear", "knn", "kmeans"),
         tuple,
         "what to measure: linear, knn, finetune (the whole network trained on the labels), logreg (logistic regression with a "
-        "searched penalty), kmeans (kmeans@k4: with four clusters), dose (a compound's cells against untreated ones, concentration "
-        "by concentration), profiles (treated cells' mechanism of action by the nearest treatment), views (how far apart the two "
-        "views of an image look: LPIPS), properties (of each class, from features and images), convergence (of the solvers of "
-        "pseudo-labels), unlabelled (RankMe, LiDAR, alpha-ReQ, alignment, uniformity and collapse on a sample of training images), cka "
-        "(how alike the features of a setting's seeds are), cost (memory and time of training); linear@10%, knn@10%, finetune@10%: on so many of the labels; "
-        "logreg@dtd: on another data set",
+        "searched penalty), kmeans (kmeans@k4: with four clusters), dose (a compound's cells against untreated ones, "
+        "concentration by concentration), profiles (treated cells' mechanism of action by the nearest treatment), views (how "
+        "far apart the two views of an image look: LPIPS), properties (of each class, from features and images), convergence "
+        "(of the solvers of pseudo-labels), unlabelled (RankMe, LiDAR, alpha-ReQ, alignment, uniformity and collapse on a "
+        "sample of training images), cka (how alike the features of a setting's seeds are), cost (memory and time of "
+        "training); linear@10%, knn@10%, finetune@10%: on so many of the labels; logreg@dtd: on another data set",
         training=False,
     )
     probe_epochs: int = _field(100, int, "epochs of the linear probe", low=1, training=False)
@@ -404,7 +409,13 @@ class Config:
         "further columns of the set that clusters are scored against: compound, plate, well, concentration, moa",
         training=False,
     )
-    clusters: int = _field(0, int, "clusters of K-means (0: the number of classes; for embed 10 where there are none)", low=0, training=False)
+    clusters: int = _field(
+        0,
+        int,
+        "clusters of K-means (0: the number of classes; for embed 10 where there are none)",
+        low=0,
+        training=False,
+    )
     convergence_batches: int = _field(
         1000,
         int,
@@ -441,12 +452,15 @@ class Config:
     checkpoint: str = _field(
         "",
         str,
-        "for the stage embed alone: the workdir, or the file of an encoder, that --dataset is embedded with (default: --workdir, and "
-        "its own images)",
+        "for the stage embed alone: the workdir, or the file of an encoder, that --dataset is embedded with (default: "
+        "--workdir, and its own images)",
         training=False,
     )
     run: str = _field(
-        "", str, "which run is embedded with, as the tables name it: simclr/seed=5 (needed where there are several)", training=False
+        "",
+        str,
+        "which run is embedded with, as the tables name it: simclr/seed=5 (needed where there are several)",
+        training=False,
     )
     embed_on: tuple[str, ...] = _field(
         (), tuple, "the splits that are embedded: train, validation, test (default: all)", training=False
@@ -514,9 +528,11 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         value = ""  # switches off what a flagfile says
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{flag}: expected {_KINDS[kind]}, given {value!r}")
+    if kind is int and abs(value) >= 2**31:  # JAX's integers have 32 bits
+        raise UserError(f"{flag}: expected a whole number below {2**31}, given {value}")
     low, high = meta["low"], meta["high"]
     if kind is not str and (
-        not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high)
+        not abs(value) <= _GREATEST or (low is not None and value < low) or (high is not None and value > high)
     ):
         span = f"between {low:g} and {high:g}" if high is not None else f"of at least {low:g}"
         raise UserError(f"{flag}: expected {_KINDS[kind]} {span}, given {value!r}")
@@ -595,7 +611,9 @@ def evaluation_parts(name: str, flag: str = "--evaluations") -> tuple[str, str]:
 def clusters_of(detail: str) -> int | None:
     """The number of "k4"; None of any other text."""
     digits = detail.removeprefix("k")
-    return int(digits) if detail.startswith("k") and digits.isascii() and digits.isdecimal() else None
+    return (
+        int(digits) if detail.startswith("k") and digits.isascii() and digits.isdecimal() and len(digits) < 10 else None
+    )
 
 
 def percent_of(detail: str) -> float | None:
@@ -624,7 +642,7 @@ def mesh_sizes(text: str) -> dict[str, int]:
         name, _, number = part.strip().partition(":")
         if name not in MESH_AXES:
             raise unknown("axis", name, MESH_AXES, "--mesh")
-        if name in sizes or not (number.isascii() and number.isdecimal() and int(number)):
+        if name in sizes or not (number.isascii() and number.isdecimal() and number.strip("0") and len(number) < 10):
             raise UserError(
                 f"--mesh: expected each axis once with a number of devices, as in run:4,data:2, given '{text}'"
             )
@@ -661,7 +679,9 @@ def _resolved(given: Config) -> Config:
             raise UserError(f"--{name}: {getattr(given, name)} has no effect without --compound")
     config = _with_preset(given)
     if config.pretrained and config.init_from:
-        raise UserError("--init_from: what training starts from; with --pretrained nothing is trained, give one of them")
+        raise UserError(
+            "--init_from: what training starts from; with --pretrained nothing is trained, give one of them"
+        )
     measured = ("backbone", "width", "image_size")
     trained = ("transforms", *measured, "epochs", "batch_size", "optimizer", "learning_rate")
     for name in measured if config.pretrained else trained:

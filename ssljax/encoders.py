@@ -28,6 +28,7 @@ from ssljax.train import loop
 from ssljax.train.loop import Trained
 from ssljax.train.mesh import laid_out
 from ssljax.train.step import INIT, Data, Program, State, derive, encoder_network, over_runs
+from ssljax.workdir import told
 
 log = logging.getLogger("ssljax")
 
@@ -67,7 +68,9 @@ def refuse_stages(configs: Sequence[Config], stages: Sequence[str]) -> None:
     if not any(config.pretrained for config in configs):
         return
     if "pretrain" in stages:
-        raise UserError("--pretrained=random: untrained encoders are measured, not trained; give --stages=evaluate,report")
+        raise UserError(
+            "--pretrained=random: untrained encoders are measured, not trained; give --stages=evaluate,report"
+        )
     if "export" in stages:
         raise UserError("--pretrained: export writes encoders that were trained here; give --stages=evaluate,report")
 
@@ -77,7 +80,7 @@ def short_names(files: Iterable[str]) -> dict[str, str]:
     files = list(dict.fromkeys(files))
     named = {RANDOM: RANDOM} if RANDOM in files else {}
     files = [file for file in files if file != RANDOM]
-    paths = {file: Path(file).with_suffix("").parts for file in files}
+    paths = {file: (*Path(file).parent.parts, Path(file).stem) for file in files}
     for depth in range(1, max(map(len, paths.values()), default=0) + 1):
         names = {file: _file_name("-".join(parts[-depth:])) for file, parts in paths.items()}
         if len(set(names.values())) == len(files):
@@ -295,16 +298,17 @@ def refuse_changed(workdir: Path, files: Mapping[str, Mapping[str, str]]) -> Non
 
 
 def _noted(workdir: Path) -> list[dict[str, str]]:
-    try:
-        return list(json.loads((workdir / "run.json").read_text()).get("encoders", {}).values())
-    except (OSError, json.JSONDecodeError):
-        return []
+    """What `run.json` says of encoders from files, as `provenance` wrote it."""
+    needed = {"use", "file", "sha256", "description"}
+    return [each for each in told(workdir, "encoders").values() if isinstance(each, dict) and needed <= set(each)]
 
 
 def notes(workdir: Path) -> list[str]:
     """The sentences of a workdir's page on its encoders from files."""
     said = {"start": "Training starts from"}
-    return list(dict.fromkeys(f"{said.get(each.get('use', ''), 'Encoder')} {each['description']}." for each in _noted(workdir)))
+    return list(
+        dict.fromkeys(f"{said.get(each.get('use', ''), 'Encoder')} {each['description']}." for each in _noted(workdir))
+    )
 
 
 def export(config: Config, trained: Trained, folder: Path, name: str) -> list[Path]:

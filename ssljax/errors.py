@@ -7,12 +7,15 @@ where; `experiments/run.py` prints that line on standard error and exits with co
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000  # characters of a message: what was given may be any file's content
+
 
 class UserError(ValueError):
     """Input that cannot be used. The message is one line: what was given, what was expected, where."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+        line = " ".join(str(message).split())
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}")
 
 
 def unknown(kind: str, given: str, known: Iterable[str], where: str = "") -> UserError:

@@ -30,7 +30,9 @@ def replacing(
     # Not tempfile.mkstemp: its files are private, whatever the umask allows.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open(mode.replace("w", "x"), encoding=encoding, newline=newline) as file:
+        # A file's name need not be text in UTF-8; where it is written down, what is not is escaped.
+        errors = None if "b" in mode else "backslashreplace"
+        with temporary.open(mode.replace("w", "x"), encoding=encoding, errors=errors, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -6,7 +6,8 @@ parentheses belong to a transform's definition.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ssljax import config as config_lib
 from ssljax.config import Config
 from ssljax.errors import UserError, unknown
 
+MOST = 10_000  # programs of a command, each of which is compiled by itself (our choice)
 _REPEATED = ("sweep", "set")  # their values hold commas of their own, so they are given once per address
 
 
@@ -38,7 +40,7 @@ def configs_from_flags(values: flags.FlagValues) -> list[Config]:
       UserError: a value that does not fit its flag.
     """
     given = _given(values)
-    return [Config(**dict(zip(given, choice))) for choice in itertools.product(*given.values())]
+    return [Config(**dict(zip(given, choice))) for choice in _choices(given)]
 
 
 def over(configs: Sequence[Config], values: flags.FlagValues) -> list[Config]:
@@ -48,8 +50,22 @@ def over(configs: Sequence[Config], values: flags.FlagValues) -> list[Config]:
       UserError: a value that does not fit its flag.
     """
     given = _given(values)
-    choices = list(itertools.product(*given.values()))
+    choices = list(_choices(given))
     return [dataclasses.replace(config, **dict(zip(given, choice))) for config in configs for choice in choices]
+
+
+def _choices(given: Mapping[str, Sequence[Any]]) -> Iterable[tuple]:
+    """The product of the values of each field.
+
+    Raises:
+      UserError: more than `MOST` programs.
+    """
+    if (number := math.prod(map(len, given.values()))) > MOST:
+        lists = ", ".join(
+            f"--{config_lib.flag_name(config_lib.fields_by_name()[name])}" for name in given if len(given[name]) > 1
+        )
+        raise UserError(f"{lists}: expected lists that make at most {MOST:,} programs, given {number:,}")
+    return itertools.product(*given.values())
 
 
 def _given(values: flags.FlagValues) -> dict[str, list[Any]]:
@@ -143,9 +159,21 @@ def parse_argv(values: flags.FlagValues, argv: Sequence[str]) -> None:
         raise unknown("flag", f"--{error.flagname}", (f"--{name}" for name in values)) from None
     except UnicodeDecodeError:
         given = ", ".join(argument for argument in argv if "flagfile" in argument)
-        raise UserError(f"{given}: expected text in UTF-8, --name=value a line; the file, or one it names, is none") from None
-    except (flags.Error, OSError) as error:
+        raise UserError(
+            f"{given}: expected text in UTF-8, --name=value a line; the file, or one it names, is none"
+        ) from None
+    except (flags.Error, OSError, ValueError) as error:
         raise UserError(str(error).removeprefix("ERROR:: ")) from None
+    for name in values:
+        value = values[name].value
+        for text in value if isinstance(value, list) else [value] if isinstance(value, str) else []:
+            # What stands in flagfile.cfg, tables and pages, a line each; surrogates stand for bytes that are no text.
+            if (
+                "\0" in text
+                or text.splitlines() not in ([], [text])
+                or any("\ud800" <= one <= "\udfff" for one in text)
+            ):
+                raise UserError(f"--{name}: expected one line of text in UTF-8, given {text!r}")
     if rest[1:]:
         raise UserError(f"unexpected argument '{rest[1]}'; settings are given as --name=value")
 

@@ -147,7 +147,9 @@ def _convergence(
     }
 
 
-def _unlabelled(config: Config, dataset: Dataset, shown: Representation) -> tuple[list[Measured], dict[str, np.ndarray]]:
+def _unlabelled(
+    config: Config, dataset: Dataset, shown: Representation
+) -> tuple[list[Measured], dict[str, np.ndarray]]:
     if shown.trained is None:
         return [((), ())] * len(shown.names), {}  # raw pixels have no encoder
     train, views = dataset.splits["train"], None

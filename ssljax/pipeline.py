@@ -27,7 +27,7 @@ from ssljax import (
 )
 from ssljax import workdir as workdir_lib
 from ssljax.config import OF_IMAGES, Config
-from ssljax.errors import unknown
+from ssljax.errors import UserError, unknown
 from ssljax.evaluate.measure import Measurement
 from ssljax.evaluate.results import read_results, write_results
 from ssljax.planning import Program, executions, plan, slug, superclasses_of
@@ -140,7 +140,8 @@ def run(
             study = study._replace(report=_report(programs, workdir, command))
     if not study.results and (workdir / "results.csv").exists():
         study.results.extend(read_results(workdir / "results.csv"))
-        study.per_class.extend(read_results(workdir / "per_class.csv"))
+        if (workdir / "per_class.csv").exists():
+            study.per_class.extend(read_results(workdir / "per_class.csv"))
     text = ""
     if study.results:
         targets = _targets(programs)
@@ -157,7 +158,13 @@ def planned(configs: Sequence[Config], workdir: Path, stages: Sequence[str]) -> 
     free = processes.least(memory.available()) if processes.several() else None
     with processes.all_or_none():
         trained = bool(set(stages) & {"pretrain", "evaluate", "export", "embed"})
-        return plan(configs, trained=trained, checkpoints=workdir / "checkpoints", free=free)
+        programs = plan(configs, trained=trained, checkpoints=workdir / "checkpoints", free=free)
+        if "pretrain" not in stages and set(stages) & {"evaluate", "export"}:
+            for program in programs:
+                folder = workdir / "checkpoints" / program.name
+                if not program.config.pretrained and not folder.is_dir():  # before a workdir is made
+                    raise UserError(f"{folder}: no checkpoint; run the pretrain stage first")
+        return programs
 
 
 def _of_images(program: Program) -> str:

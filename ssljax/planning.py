@@ -33,8 +33,8 @@ log = logging.getLogger("ssljax")
 class Program(NamedTuple):
     """Runs that are trained as one: a name that is a file name too, a resolved config, its runs, its data.
 
-    `encoder` is what the file holds that they are measured from, or start from. `listed` holds its values of the settings that were given as
-    lists and that no column of the tables tells of: they stand there as swept values do.
+    `encoder` is what the file holds that they are measured from, or start from. `listed` holds its values of the settings that were
+    given as lists and that no column of the tables tells of: they stand there as swept values do.
     """
 
     name: str
@@ -113,9 +113,7 @@ def plan(
 _FOLDERS = ("data_dir", "manual_dir", "cache_dir", "stream")
 
 
-def _streamed(
-    config: Config, dataset: Dataset, kept: Execution | None, trained: bool, free: int | None
-) -> Config:
+def _streamed(config: Config, dataset: Dataset, kept: Execution | None, trained: bool, free: int | None) -> Config:
     """The config with where its images come from chosen: as its checkpoints were trained, else as there is room for them."""
     if config.stream != "auto" or not (kept or trained):
         return config
@@ -188,7 +186,9 @@ def executions(programs: Sequence[Program]) -> dict[str, Execution]:
     """How the runs of each config are laid out, by the name of its programs before they were split."""
     chosen: dict[str, Execution] = {}
     for program in programs:
-        one = chosen.setdefault(program.name.partition("~")[0], Execution(program.config.run_axis, {}, program.config.stream))
+        one = chosen.setdefault(
+            program.name.partition("~")[0], Execution(program.config.run_axis, {}, program.config.stream)
+        )
         one.programs[program.name] = tuple(run.name for run in program.runs)
     return chosen
 

@@ -38,6 +38,8 @@ def start(coordinator: str | None = None, number: int | None = None, index: int 
     given = (coordinator, number, index)
     if any(value is None for value in given) and any(value is not None for value in given):
         raise UserError("--coordinator, --num_processes and --process_id: give all three, or --distributed alone")
+    if number is not None and number < 1:
+        raise UserError(f"--num_processes: expected 1 or more, given {number}")
     if number is not None and index is not None and not 0 <= index < number:
         raise UserError(f"--process_id: expected 0 to {number - 1} for --num_processes={number}, given {index}")
     try:

@@ -7,6 +7,7 @@ method's value without `second.` is both losses'.
 """
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from ssljax.errors import UserError, unknown
 from ssljax.methods import METHODS, preset
 from ssljax.train.optimizers import OPTIMIZERS
 
+MOST = 1_000_000  # runs of one config: a hundred times the largest sweep of the papers (our choice)
 _FORMS = {"--sweep": "address=lo:hi:n or address=a,b,c", "--set": "address=value"}
 
 
@@ -35,7 +37,7 @@ def parse_sweep(text: str, flag: str = "--sweep") -> tuple[str, tuple[float, ...
     """An `address=lo:hi:n` or `address=a,b,c` as (address, values).
 
     Raises:
-      UserError: the text has another form.
+      UserError: the text has another form, or more than `MOST` values.
     """
     address, equals, values = text.partition("=")
     try:
@@ -45,12 +47,16 @@ def parse_sweep(text: str, flag: str = "--sweep") -> tuple[str, tuple[float, ...
             low, high, count = values.split(":")
             if int(count) < 1:
                 raise ValueError
+            if int(count) > MOST:
+                raise UserError(f"{flag}: {text} has more than {MOST:,} values")
             # 12 digits keep .1 and .30000000000000004 from standing in tables as different things
             numbers = tuple(float(f"{v:.12g}") for v in np.linspace(float(low), float(high), int(count)))
         else:
             numbers = tuple(float(v) for v in values.split(","))
-        if not np.all(np.isfinite(numbers)):
+        if not np.all(np.abs(numbers) <= np.finfo(np.float32).max):  # as which they are computed with
             raise ValueError
+    except UserError:
+        raise
     except ValueError:
         raise UserError(f"{flag}: expected {_FORMS[flag]}, given '{text}'") from None
     if len(set(numbers)) < len(numbers):
@@ -59,12 +65,18 @@ def parse_sweep(text: str, flag: str = "--sweep") -> tuple[str, tuple[float, ...
 
 
 def runs(config: Config) -> list[Run]:
-    """Every run of a config: the product of its swept values, then its seeds (which vary fastest)."""
+    """Every run of a config: the product of its swept values, then its seeds (which vary fastest).
+
+    Raises:
+      UserError: an address that is swept twice, or more than `MOST` runs.
+    """
     parsed = [parse_sweep(text) for text in config.sweep]
     axes = dict(parsed)
     for address in axes:
         if sum(address == other for other, _ in parsed) > 1:
             raise UserError(f"--sweep: {address} is given twice")
+    if (number := math.prod(map(len, axes.values())) * len(config.seeds)) > MOST:
+        raise UserError(f"--sweep, --seeds: expected at most {MOST:,} runs of one program, given {number:,}")
     result = []
     for values in itertools.product(*axes.values()):
         swept = dict(zip(axes, values))

@@ -33,6 +33,7 @@ def claimed(workdir: Path, configs: Sequence[Config]) -> Iterator[None]:
     Raises:
       UserError: in use by a live process, made for other settings, not writable, or the disk is full (inside the context too).
     """
+    text = flags.to_flagfile(configs)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("a")
@@ -46,7 +47,6 @@ def claimed(workdir: Path, configs: Sequence[Config]) -> Iterator[None]:
                 f"--workdir: {workdir} is in use by another run; wait for it or give another --workdir"
             ) from None
         flagfile = workdir / "flagfile.cfg"
-        text = flags.to_flagfile(configs)
         # A preview alone binds a folder to nothing.
         if flagfile.exists() and any((workdir / name).exists() for name in ("checkpoints", "results.csv")):
             _refuse_other(workdir, flags.read_flagfile(flagfile), configs)
@@ -104,16 +104,25 @@ def refuse_other_data(workdir: Path, fingerprints: dict[str, str]) -> dict[str, 
     Raises:
       UserError: a data set whose fingerprint is not the one in `run.json`.
     """
-    try:
-        info = json.loads((workdir / "run.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
+    before = told(workdir, "data")
     for name, fingerprint in fingerprints.items():
-        if info.get("data", {}).get(name, fingerprint) != fingerprint:
+        if before.get(name, fingerprint) != fingerprint:
             raise UserError(
                 f"--workdir: {workdir} was trained on other images than {name} holds now; give another --workdir"
             )
-    return info.get("wall_seconds", {})
+    return {
+        name: float(value) for name, value in told(workdir, "wall_seconds").items() if isinstance(value, int | float)
+    }
+
+
+def told(workdir: Path, name: str) -> dict[str, Any]:
+    """An object of `run.json`; {} where the file has none, is absent or garbled."""
+    try:
+        info = json.loads((workdir / "run.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    found = info.get(name) if isinstance(info, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def describe(

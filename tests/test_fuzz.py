@@ -5,12 +5,13 @@ one. `SSLJAX_FUZZ=20 pytest tests/test_fuzz.py` tries twenty times as many cases
 """
 
 import contextlib
-import csv
 import functools
 import io
+import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import zlib
@@ -22,14 +23,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
-from ssljax import augment, cli, config, data, determinism, flags, forecast, pipeline, planning, processes
+from ssljax import cli, config, data, determinism, forecast, pipeline, planning, processes
 from ssljax.augment.catalogue import TRANSFORMS
 from ssljax.augment.sets import SETS
 from ssljax.methods import METHODS
+from ssljax.models import BACKBONES
+from ssljax.report import joined
 from ssljax.train import memory
 from ssljax.train.memory import Memory
+from ssljax.train.optimizers import OPTIMIZERS
 
 TIMES = int(os.environ.get("SSLJAX_FUZZ", "1"))
 
@@ -68,7 +73,7 @@ class Bench:
         own = [] if workdir is None else [f"--workdir={workdir}"]
         out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = cli.main(["run.py", f"--cache_dir={self.folder / 'cache'}", *own, *argv])
+            code = cli.main(["run.py", *own, *argv])
         out.flush()
         after = self._state()
         changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
@@ -114,10 +119,10 @@ def judge(argv: Sequence[str], outcome: Outcome) -> None:
 def benched(folder: Path) -> Iterator[Bench]:
     """A bench in a folder, with all that costs time left out of the program."""
     (folder / "tmp").mkdir()
-    before = Path.cwd(), tempfile.tempdir
     load = functools.cache(data.load)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv("SSLJAX_CACHE", str(folder / "cache"))
         patch.setattr(tempfile, "tempdir", str(folder / "tmp"))
         patch.setattr(cli, "_quiet", lambda: None)
         patch.setattr(cli, "_cache_compilations", lambda: None)
@@ -127,6 +132,12 @@ def benched(folder: Path) -> Iterator[Bench]:
         patch.setattr(pipeline, "_evaluate_baselines", lambda *_: None)
         patch.setattr(pipeline, "preview", lambda *_: None)
         patch.setattr(forecast, "dry_run", functools.partial(forecast.dry_run, measured=False))
+        patch.setattr(joined, "write_joined", functools.partial(joined.write_joined, draws=2))
+        patch.setattr(
+            Figure,
+            "savefig",
+            lambda self, file, **_: Path(file).write_bytes(b"drawn") if isinstance(file, str | Path) else None,
+        )
         patch.setattr(memory, "estimate", lambda *_: Memory(1, 1, 1, 1))
         patch.setattr(
             planning.data, "load", lambda name, **own: (load if name == "digits" else load.__wrapped__)(name, **own)
@@ -156,13 +167,55 @@ NASTY = (
     *("..", ".", "/", "../..", "/dev/null", "/dev/full", "/proc/self/mem", "/nonexistent/x", "~", "~nobody9", "$HOME", "*"),
     *("(", ")", "{", "}", "((((", "'", '"', "\\", "--", "-", "--seeds", "none", "None", "true", "auto", "random", "digits"),
 )  # fmt: skip
-FLAGS = ("workdir", "stages", "help_method", "yes", "deterministic", "help", "coordinator", "num_processes", "process_id")
-FLAGS = (*config.fields(), *FLAGS, "distributed", "dry_run", "flagfile", "undefok", "nosuchflag", "noyes", "h", "learning_rat")
+FLAGS = (
+    "workdir",
+    "stages",
+    "help_method",
+    "yes",
+    "deterministic",
+    "help",
+    "coordinator",
+    "num_processes",
+    "process_id",
+)
+FLAGS = (*FLAGS, "distributed", "dry_run", "flagfile", "undefok", "nosuchflag", "noyes", "h", "learning_rat")
 
 numbers = st.one_of(st.integers(-3, 200), st.floats(), st.integers()).map(str)
 nasty = st.sampled_from(NASTY)
 junk = st.text(st.characters(codec=None), max_size=12)
-texts = st.one_of(nasty, nasty, numbers, junk, st.lists(st.one_of(nasty, numbers), min_size=2, max_size=3).map(",".join))
+texts = st.one_of(
+    nasty, nasty, numbers, junk, st.lists(st.one_of(nasty, numbers), min_size=2, max_size=3).map(",".join)
+)
+
+
+SOUND_TEXTS = {
+    "method": [*METHODS],
+    "second_method": [*METHODS],
+    "transforms": [*SETS, *TRANSFORMS],
+    "second_transforms": [*SETS, *TRANSFORMS],
+    "evaluations": [*config.EVALUATIONS, "knn@10%", "kmeans@k4", "linear,knn", "finetune@1%", "logreg@digits"],
+    "preset": ["paper", "solo", "digits"],
+    "optimizer": [*OPTIMIZERS],
+    "backbone": ["one_layer", *BACKBONES],
+    "seeds": ["1", "1,2,3", "0,4294967295"],
+    "focus": ["3", "3,4"],
+    "mesh": ["run:1", "data:1", "run:1,data:1", "run:2", "data:8,run:1", "run:0"],
+    "compare": ["method=simclr vs method=byol", "method=mocov2plus vs method=random", "seed=1 vs seed=2", ";", " vs "],
+    "study_of": ["knn", "linear:f1", "linear@10%", "nosuch", ":", "knn:"],
+    "embed_on": ["train", "test", "train,test"],
+    "probe_learning_rates": ["0.1,1", "0.1", "0"],
+    "dataset": [
+        "digits",
+        "digits:",
+        "miniature:",
+        "folder:",
+        "npz:",
+        "table:",
+        "nosuch",
+        "npz:/dev/null",
+        "table:/dev/null",
+    ],
+}
 
 
 @st.composite
@@ -170,24 +223,51 @@ def values(draw: st.DrawFn, name: str) -> str:
     """A value for a flag: often one of its own, near it, or of its type."""
     field = config.fields().get(name)
     if field is None:
-        return draw(st.one_of(texts, st.sampled_from(("pretrain", "report", "pretrain,report", "evaluate", "export,embed"))))
+        return draw(
+            st.one_of(texts, st.sampled_from(("pretrain", "report", "pretrain,report", "evaluate", "export,embed")))
+        )
     meta = field.metadata
-    known: list[str] = [*meta["choices"], str(meta["low"]), str(meta["high"]), str(field.default)]
-    known += {"method": [*METHODS], "transforms": [*SETS], "evaluations": [*config.EVALUATIONS]}.get(name, [])
-    return draw(st.one_of(st.sampled_from(known), texts, texts))
+    least = meta["low"] or 0
+    sound = st.sampled_from(meta["choices"] or ("",))
+    if not meta["choices"] and meta["kind"] in (int, float):
+        sound = (st.integers(int(least), int(least) + 3) if meta["kind"] is int else st.floats(least, least + 1)).map(
+            str
+        )
+    elif name in SOUND_TEXTS:
+        sound = st.sampled_from(SOUND_TEXTS[name])
+    near = st.sampled_from((str(meta["low"]), str(meta["high"]), str(field.default), str(least - 1)))
+    return draw(st.one_of(sound, sound, near, texts))
 
 
 @st.composite
 def flag(draw: st.DrawFn) -> str:
     """One argument."""
-    name = draw(st.sampled_from(FLAGS))
+    name = draw(
+        st.one_of(st.sampled_from([*config.fields()]), st.sampled_from([*config.fields()]), st.sampled_from(FLAGS))
+    )
     value = draw(values(name))
-    form = draw(st.sampled_from(("--{}={}", "--{}={}", "--{}={}", "--{}={}", "-{}={}", "--{}", "--no{}", "--{} {}", "{}={}", "{1}")))
-    return form.format(name, value)
+    odd = st.sampled_from(("-{}={}", "--{}", "--no{}", "--{} {}", "{}={}", "{1}"))
+    return (draw(odd) if draw(st.integers(0, 7)) == 0 else "--{}={}").format(name, value)
 
 
 @cases(200)
 @given(st.lists(flag(), min_size=1, max_size=3))
+@example(["--noyes=1"])
+@example([f"--epochs={'9' * 400}"])
+@example(["--pretrained=/"])
+@example(["--resize=99999999999"])
+@example([f"--checkpoint={'9' * 400}"])
+@example(["--data_dir=\udcff"])
+@example(["--lpips_heads=a\nb"])
+@example([f"--mesh=run:{'9' * 5000}"])
+@example([f"--evaluations=kmeans@k{'9' * 5000}"])
+@example(["--method=simclr", "--temperature=1e39"])
+@example(["--stages=evaluate"])
+@example(["--method=simclr", "--sweep=temperature=0:1:1000000000", "--yes"])
+@example(["--method=simclr", "--sweep=temperature=.1:1:9999", "--sweep=learning_rate=.1:1:9999", "--yes"])
+@example(
+    [f"--{name}={','.join(map(str, range(2, 32)))}" for name in ("epochs", "batch_size", "hidden_dim", "output_dim")]
+)
 def test_flags(bench, given):
     workdir = None if any(one.lstrip("-").startswith("workdir") for one in given) else "w"
     argv = [*BASE, *given]
@@ -199,12 +279,21 @@ line = st.one_of(
     flag(),
     nasty,
     junk,
-    st.sampled_from(("# a remark", "", "--flagfile=f.cfg", "--flagfile=g.cfg", "--flagfile=.", "--flagfile=", "--epochs=20", "  ")),
+    st.sampled_from(
+        ("# a remark", "", "--flagfile=f.cfg", "--flagfile=g.cfg", "--flagfile=.", "--flagfile=", "--epochs=20", "  ")
+    ),
 )
 
 
 @cases(80)
-@given(st.lists(line, max_size=5), st.lists(line, max_size=2), st.binary(max_size=30), st.sampled_from(("f.cfg", "w/flagfile.cfg")))
+@given(
+    st.lists(line, max_size=5),
+    st.lists(line, max_size=2),
+    st.binary(max_size=30),
+    st.sampled_from(("f.cfg", "w/flagfile.cfg")),
+)
+@example([], [], b"\xff", "f.cfg")
+@example(["--data_dir=a\0b"], [], b"", "f.cfg")
 def test_flagfiles(bench, lines, others, tail, name):
     (bench.folder / "w").mkdir(exist_ok=True)
     path = bench.folder / name
@@ -212,7 +301,10 @@ def test_flagfiles(bench, lines, others, tail, name):
     (bench.folder / "g.cfg").write_bytes("\n".join(others).encode("utf-8", "surrogatepass"))
     argv = [*BASE, f"--flagfile={path}"] if name == "f.cfg" else ["--stages=report"]
     try:
-        judge([*argv, lines, others, tail], bench(*argv, workdir=None if any("workdir" in one for one in lines + others) else "w"))
+        judge(
+            [*argv, lines, others, tail],
+            bench(*argv, workdir=None if any("workdir" in one for one in lines + others) else "w"),
+        )
     finally:
         path.unlink(missing_ok=True)
         shutil.rmtree(bench.folder / "w", ignore_errors=True)
@@ -230,7 +322,9 @@ def transform(draw: st.DrawFn) -> str:
     value = st.one_of(
         numbers,
         st.floats(0, 1).map(str),
-        st.sampled_from(("True", "None", "(1,2)", "[]", "'x'", "1e400", "-1", "1+1", "x", "()", "{}", "f()", "1j", "b'1'", "-True")),
+        st.sampled_from(
+            ("True", "None", "(1,2)", "[]", "'x'", "1e400", "-1", "1+1", "x", "()", "{}", "f()", "1j", "b'1'", "-True")
+        ),
     )
     return f"{name}({','.join(f'{one}={draw(value)}' for one in chosen)})"
 
@@ -244,7 +338,9 @@ def mutated(draw: st.DrawFn, text: str) -> str:
     return text[:at] + draw(st.one_of(st.just(""), nasty, junk)) + text[end:]
 
 
-definition = st.tuples(transform(), transform(), transform(), st.sampled_from("+|&+"), st.sampled_from(("+", "|", "&", "+ ", "++")))
+definition = st.tuples(
+    transform(), transform(), transform(), st.sampled_from("+|&+"), st.sampled_from(("+", "|", "&", "+ ", "++"))
+)
 definition = definition.map(lambda t: f"{t[0]}{t[3]}{t[1]}{t[4]}{t[2]}").flatmap(mutated)
 
 
@@ -269,24 +365,51 @@ span = st.one_of(
     st.lists(st.one_of(st.floats(0, 1).map(str), numbers), min_size=1, max_size=4).map(",".join),
     texts,
 )
-assignment = st.tuples(st.sampled_from(ADDRESSES).flatmap(mutated), span).map("=".join)
+good = st.sampled_from(("0.2,0.4", "0.3:0.5:2", "0.25", "1,2", "0.5:0.5:1"))
+one_good = st.sampled_from(("0.25", "1", "0.5:0.5:1", "0.9"))
+sound = st.sampled_from(ADDRESSES[:9])
+assignment = st.one_of(
+    st.tuples(st.sampled_from(("sweep", "set")), sound, st.one_of(one_good, span)),
+    st.tuples(st.just("sweep"), sound, good),
+    st.tuples(st.just("set"), st.sampled_from(ADDRESSES), one_good),
+    st.tuples(st.sampled_from(("sweep", "set")), st.sampled_from(ADDRESSES).flatmap(mutated), span),
+).map(lambda t: f"--{t[0]}={t[1]}={t[2]}")
 
 
 @cases(100)
 @given(
-    st.lists(st.tuples(st.sampled_from(("sweep", "set")), assignment), min_size=1, max_size=3),
+    st.lists(assignment, min_size=1, max_size=3),
     st.sampled_from([*METHODS]),
     st.sampled_from(("", "--second_transforms=rotation+horizontal_flip")),
 )
 def test_addresses(bench, given, method, second):
-    argv = [*BASE, f"--method={method}", "--transforms=rotation+random_resized_crop", *filter(None, [second])]
-    argv += [f"--{name}={value}" for name, value in given]
+    argv = [*BASE, f"--method={method}", "--transforms=rotation+random_resized_crop", *filter(None, [second]), *given]
     judge(argv, bench(*argv))
+
 
 # Cells that tables have broken on: quotes that never close, a cell beyond csv's limit, what is no text.
 cell = st.one_of(
-    st.sampled_from(("", "a", "b", "1", "0.5", "train", "test", "0.png", "1.png", "2.png", "3.png", "simclr", "linear", "top1")),
-    st.sampled_from(('"', '"a', '""', "a\0b", "\n", "\r", '"x\ny"', "a,b", ";", "\t", "x" * 140_000, "../0.png", "/dev/null", "stack.npy")),
+    st.sampled_from(
+        ("", "a", "b", "1", "0.5", "train", "test", "0.png", "1.png", "2.png", "3.png", "simclr", "linear", "top1")
+    ),
+    st.sampled_from(
+        (
+            '"',
+            '"a',
+            '""',
+            "a\0b",
+            "\n",
+            "\r",
+            '"x\ny"',
+            "a,b",
+            ";",
+            "\t",
+            "x" * 140_000,
+            "../0.png",
+            "/dev/null",
+            "stack.npy",
+        )
+    ),
     numbers,
     nasty,
     junk,
@@ -295,33 +418,48 @@ cell = st.one_of(
 
 @st.composite
 def table(draw: st.DrawFn, header: Sequence[str], rows: st.SearchStrategy[list[list[str]]]) -> bytes:
-    """A CSV whose columns are mostly as they should be, with something wrong in it or not."""
-    columns = list(header)
-    match draw(st.integers(0, 7)):
-        case 0:
-            columns.remove(draw(st.sampled_from(columns)))
-        case 1:
-            columns.insert(draw(st.integers(0, len(columns))), draw(cell))
-    lines = [columns, *draw(rows)]
-    if draw(st.integers(0, 3)) == 0:
-        lines[draw(st.integers(0, len(lines) - 1))] = draw(st.lists(cell, max_size=5))
-    if draw(st.integers(0, 2)) == 0 and all(lines):
-        chosen = draw(st.integers(0, len(lines) - 1))
-        lines[chosen] = [draw(cell) if draw(st.booleans()) else one for one in lines[chosen]]
-    mark, comma, end = draw(st.sampled_from(((b"", ",", "\n"), (b"\xef\xbb\xbf", ",", "\r\n"), (b"", ";", "\r"), (b"\xff\xfe", ",", "\n"))))
-    if draw(st.booleans()):
-        mark, comma, end = b"", ",", "\n"
-    tail = draw(st.one_of(st.just(b""), st.just(b""), st.sampled_from((b"\0", b'"', b"\xff", b"\n\n")), st.binary(max_size=20)))
+    """A CSV as it should be, or with one or two things wrong in it."""
+    lines = [list(header), *map(list, draw(rows))]
+    mark, comma, end, tail = b"", ",", "\n", b""
+    for _ in range(draw(st.integers(0, 2))):
+        row = draw(st.integers(0, len(lines) - 1))
+        column = draw(st.integers(0, len(header) - 1))
+        match draw(st.integers(0, 9)):
+            case 0:
+                lines = [one[:column] + one[column + 1 :] for one in lines]
+            case 1:
+                new = draw(cell)
+                lines = [[*one[:column], new, *one[column:]] for one in lines]
+            case 2:
+                lines[row] = draw(st.lists(cell, max_size=5))
+            case 3:
+                lines.insert(row, draw(st.sampled_from(lines)))
+            case 4:
+                mark, comma, end = draw(
+                    st.sampled_from(((b"\xef\xbb\xbf", ",", "\r\n"), (b"", ";", "\r"), (b"\xff\xfe", ",", "\n")))
+                )
+            case 5:
+                tail = draw(
+                    st.one_of(st.sampled_from((b"\0", b'"', b"\xff", b"\n\n", b",", b'"a\n')), st.binary(max_size=9))
+                )
+            case _:
+                lines[row] = [draw(cell) if n == column else one for n, one in enumerate(lines[row])]
     return mark + end.join(map(comma.join, lines)).encode("utf-8", "surrogatepass") + tail
 
 
 TARGET = ("transforms", "method", "backbone", "evaluation", "target", "metric", "value", "source")
-targets = table(TARGET, st.lists(st.just(["", "simclr", "one_layer", "linear", "label", "top1", "0.5", "Table 1"]), max_size=3))
+targets = table(
+    TARGET, st.lists(st.just(["", "simclr", "one_layer", "linear", "label", "top1", "0.5", "Table 1"]), max_size=3)
+)
 supers = table(("class", "superclass"), st.just([[str(n), "even" if n % 2 == 0 else "odd"] for n in range(10)]))
 
 
 @cases(40)
-@given(st.one_of(st.tuples(st.just("targets"), targets), st.tuples(st.just("superclasses"), supers)), st.sampled_from(("", "--focus=even,3")))
+@given(
+    st.one_of(st.tuples(st.just("targets"), targets), st.tuples(st.just("superclasses"), supers)),
+    st.sampled_from(("", "--focus=even,3")),
+)
+@example(("superclasses", b"class,superclass\n3," + b"x" * 140_000), "")
 def test_tables_that_a_flag_names(bench, given, focus):
     name, content = given
     path = bench.folder / "t.csv"
@@ -330,19 +468,49 @@ def test_tables_that_a_flag_names(bench, given, focus):
     judge([*argv, content], bench(*argv))
 
 
-RESULT = ("run", "seed", "color_jitter.hue", "method", "backbone", "dataset", "transforms", "epoch", "evaluation", "target")
+RESULT = (
+    "run",
+    "seed",
+    "color_jitter.hue",
+    "method",
+    "backbone",
+    "dataset",
+    "transforms",
+    "epoch",
+    "evaluation",
+    "target",
+)
 RESULT = (*RESULT, "class", "metric", "value")
 sweep = [
-    [f"x/{hue}-{seed}", str(seed), str(hue), "simclr", "resnet18", "mine", "crops", "9", "linear", "label", name, "accuracy", value]
+    [
+        f"x/{hue}-{seed}",
+        str(seed),
+        str(hue),
+        "simclr",
+        "resnet18",
+        "mine",
+        "crops",
+        "9",
+        "linear",
+        "label",
+        name,
+        "accuracy",
+        value,
+    ]
     for seed in (1, 2)
     for hue in (0.0, 0.25, 0.5)
     for name, value in (("cat", str(0.5 + hue / 2 + seed / 50)), ("dog", str(0.7 - hue / 3 - seed / 90)))
 ]
-per_class = table(RESULT, st.one_of(st.just(sweep), st.just(sweep[:4]), st.just([])))
+per_class = table(RESULT, st.sampled_from((sweep, sweep, sweep[:4], [])))
 
 
 @cases(40)
-@given(per_class, st.one_of(st.none(), per_class), st.sampled_from(("", "--focus=cat", "--study_of=linear:f1", "--superclasses=k.csv", "--compare=seed")))
+@given(
+    per_class,
+    st.one_of(st.none(), per_class),
+    st.sampled_from(("", "--focus=cat", "--study_of=linear:f1", "--superclasses=k.csv", "--compare=seed")),
+)
+@example("\n".join(map(",".join, (RESULT, *sweep))).encode(), None, "--compare=seed")
 def test_tables_of_finished_folders(bench, content, other, setting):
     (bench.folder / "k.csv").write_text("class,superclass\ncat,pet\ndog,pet\n")
     folders = ["theirs", *(["others"] if other is not None else [])]
@@ -398,6 +566,9 @@ ODD = {
     "no width": png(0, 16, 8, 2, b""),
     "no such colours": png(16, 16, 16, 7, b"\0" * 1_000),
     "text": b"<svg/>",
+    "a header that does not end": b"\x93NUMPY\x01\0\x0a\0{'descr': (\n",
+    "a TIFF of no rows": SOUND["TIFF"].replace(b"\x01\x01\x04\0\x01\0\0\0\x10", b"\x01\x01\x04\0\x01\0\0\0\0"),
+    "a TIFF of no such colours": SOUND["TIFF"].replace(b"\x06\x01\x03\0\x01\0\0\0\x02\0", b"\x06\x01\x03\0\x01\0\0\0\x02."),
 }  # fmt: skip
 
 
@@ -426,24 +597,44 @@ def picture(draw: st.DrawFn) -> tuple[str, bytes]:
     return KINDS[kind], content
 
 
-OF_FILES = ("", "--resize=8", "--stream=decode", "--channels=3", "--label=none", "--max_images=2", "--channel_files={stem}_{a,b}.*")
+OF_FILES = (
+    "",
+    "--resize=8",
+    "--stream=decode",
+    "--channels=3",
+    "--label=none",
+    "--max_images=2",
+    "--channel_files={stem}_{a,b}.*",
+)
+OF_PICTURES = ("--batch_size=2", "--transforms=horizontal_flip", "--evaluations=knn", "--knn_k=1", "--image_size=8")
 NAMES = ("x", "a b", "ü", "x_a", "y_b", "[1]", "{stem}", "x.npy[3]", "%s", "a|b", "-x", "\udcff", "\n")
 
 
 @cases(100)
 @given(
-    st.lists(st.tuples(st.sampled_from(("", "cat", "dog", "train/cat", "test/cat", ".git")), st.sampled_from(NAMES), picture()), max_size=4),
-    st.integers(0, 3),
+    st.lists(
+        st.tuples(
+            st.sampled_from(("cat", "dog", "cat", "dog", "cat/deeper", "", "train/cat", "test/cat", ".git")),
+            st.sampled_from(NAMES),
+            picture(),
+        ),
+        max_size=3,
+    ),
+    st.sampled_from((0, 8, 8, 8)),
     st.lists(st.sampled_from(OF_FILES), max_size=2),
 )
+@example([("cat", "x", (".png", content)) for content in ODD.values()], 8, ["--resize=8", "--channels=3"])
 def test_folders(bench, files, sound, settings):
     root = bench.folder / "images"
-    files = [*files, *(("cat", f"sound{number}", (".png", SOUND["PNG"])) for number in range(sound))]
+    files = [
+        *files,
+        *(("cat" if number % 2 else "dog", f"sound{number}", (".png", SOUND["PNG"])) for number in range(sound)),
+    ]
     root.mkdir()
     for number, (place, name, (end, content)) in enumerate(files):
         (root / place).mkdir(parents=True, exist_ok=True)
         (root / place / f"{number}{name}{end}").write_bytes(content)
-    argv = [*BASE, f"--dataset=folder:{root}", "--batch_size=2", "--transforms=horizontal_flip", *filter(None, settings)]
+    argv = [*BASE, f"--dataset=folder:{root}", *OF_PICTURES, *filter(None, settings)]
     try:
         judge([*argv, files], bench(*argv))
     finally:
@@ -453,7 +644,7 @@ def test_folders(bench, files, sound, settings):
 
 LISTED = table(
     ("path", "label", "split", "plate"),
-    st.just([["0.png", "a", "train", "1"], ["1.png", "b", "train", "1"], ["2.png", "a", "train", "2"], ["3.png", "a", "test", "3"]]),
+    st.just([[f"{n}.png", "ab"[n % 2], "test" if n > 5 else "train", str(n // 2)] for n in range(8)]),
 )
 
 
@@ -462,21 +653,215 @@ LISTED = table(
     LISTED,
     picture(),
     st.lists(
-        st.sampled_from(("--label=plate", "--label=none", "--group=plate", "--split_column=none", "--path_column=path,label", *OF_FILES)),
+        st.sampled_from(
+            (
+                "--label=plate",
+                "--label=none",
+                "--group=plate",
+                "--split_column=none",
+                "--path_column=path,label",
+                *OF_FILES,
+            )
+        ),
         max_size=2,
     ),
 )
 def test_listed_images(bench, content, last, settings):
     root = bench.folder / "listed"
     root.mkdir()
-    for number in range(3):
+    for number in range(7):
         (root / f"{number}.png").write_bytes(SOUND["PNG"])
-    (root / "3.png").write_bytes(last[1])
+    (root / "7.png").write_bytes(last[1])
     (root / "stack.npy").write_bytes(ODD["a stack"])
     (root / "t.csv").write_bytes(content)
-    argv = [*BASE, f"--dataset=table:{root / 't.csv'}", "--batch_size=2", "--transforms=horizontal_flip", *filter(None, settings)]
+    argv = [*BASE, f"--dataset=table:{root / 't.csv'}", *OF_PICTURES, *filter(None, settings)]
     try:
         judge([*argv, content, last], bench(*argv))
     finally:
         shutil.rmtree(root)
         shutil.rmtree(bench.folder / "cache", ignore_errors=True)
+
+
+json_text = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(("x", "mocov2plus", "seed=5"))),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ("program", "run", "epoch", "loss", "diverged", "data", "encoders", "wall_seconds", "programs")
+            ),
+            inner,
+            max_size=4,
+        ),
+    ),
+).map(json.dumps)
+garbled = st.one_of(
+    json_text.map(str.encode), st.lists(json_text, max_size=3).map("\n".join).map(str.encode), st.binary(max_size=20)
+)
+whole = [[*row[:8], "knn", "label", "", "top1", row[-1]] for row in sweep]
+
+
+@cases(50)
+@given(
+    st.dictionaries(
+        st.sampled_from(("run.json", "metrics.jsonl", "checkpoints/execution.json", "artifacts/x.npz", "flagfile.cfg")),
+        garbled,
+        max_size=2,
+    ),
+    st.one_of(st.none(), per_class),
+    st.one_of(st.none(), per_class),
+    st.sampled_from(("--stages=report", "--stages=pretrain,report", "--stages=evaluate,report")),
+)
+@example({"run.json": b"null"}, None, None, "--stages=report")
+@example(
+    {"run.json": b'{"data": [], "encoders": 0, "wall_seconds": {"pretrain": ""}}'},
+    None,
+    None,
+    "--stages=pretrain,report",
+)
+@example({}, None, "\n".join(map(",".join, (RESULT, *sweep))).encode(), "--stages=report")
+def test_workdirs_that_something_befell(bench, others, per_class, results, stages):
+    root = bench.folder / "w"
+    for name in ("checkpoints", "artifacts"):
+        (root / name).mkdir(parents=True)
+    (root / "flagfile.cfg").write_text("--dataset=digits\n--backbone=one_layer\n--epochs=20\n")
+    tables = {"per_class.csv": per_class, "results.csv": results}
+    for name, content in {**others, **{n: c for n, c in tables.items() if c is not None}}.items():
+        (root / name).write_bytes(content)
+    argv = [stages, "--dataset=digits", "--backbone=one_layer", "--epochs=20"]
+    try:
+        outcome = bench(*argv)
+        # Its own notes are written before what it reads is looked at; what was measured stays as it is.
+        measured = [
+            name
+            for name in outcome.changed
+            if name.endswith((".csv", ".jsonl", ".npz")) and name[2:] in (*others, *tables)
+        ]
+        judge([*argv, others, per_class, results], outcome._replace(changed=measured))
+    finally:
+        shutil.rmtree(root)
+
+
+def archived(**arrays: np.ndarray) -> bytes:
+    """An .npz file."""
+    np.savez(file := io.BytesIO(), **arrays)
+    return file.getvalue()
+
+
+ARCHIVES = (
+    archived(images=np.stack([PIXELS] * 8), labels=np.arange(8) % 2),
+    archived(train_images=np.stack([PIXELS] * 4), test_images=np.stack([PIXELS] * 4)),
+    archived(images=np.array([{}], object)),
+    archived(),
+)
+
+
+@cases(30)
+@given(
+    st.sampled_from(ARCHIVES),
+    st.floats(0, 1),
+    st.binary(max_size=8),
+    st.sampled_from(("", "--label=x", "--resize=4", "--stream=decode")),
+)
+def test_archives(bench, content, place, new, setting):
+    path = bench.folder / "a.npz"
+    at = int(place * len(content))
+    path.write_bytes(content[:at] + new + content[at + len(new) :] if place < 0.9 else content[:at])
+    argv = [*BASE, f"--dataset=npz:{path}", *OF_PICTURES, *filter(None, [setting])]
+    try:
+        judge([*argv, at, new], bench(*argv))
+    finally:
+        shutil.rmtree(bench.folder / "cache", ignore_errors=True)
+
+
+ENCODER = {"a.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}, "__metadata__": {"ssljax": "{}"}}
+
+
+@cases(30)
+@given(
+    st.sampled_from((".safetensors", ".pth", ".ckpt", ".npz")),
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from(("F32", "U8", "x", "format", ""))),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.dictionaries(st.sampled_from((*ENCODER["a.weight"], *ENCODER, "x")), inner, max_size=4),
+        ),
+    ),
+    st.sampled_from(("", "head", "cut", "long")),
+    st.sampled_from(("--stages=evaluate", "--stages=pretrain", "--stages=embed")),
+)
+def test_files_of_encoders(bench, end, found, wrong, stage):
+    head = json.dumps(ENCODER if wrong else found).encode()
+    length = struct.pack("<Q", len(head) if wrong != "long" else 2**62)
+    path = bench.folder / f"encoder{end}"
+    path.write_bytes((length + head + b"\0" * 16)[: 20 if wrong == "cut" else None])
+    name = "checkpoint" if stage == "--stages=embed" else "pretrained"
+    argv = ["--dataset=digits", stage, f"--{name}={path}"]
+    judge([*argv, path.read_bytes()], bench(*argv))
+
+
+# What each exit code of the documentation means, in processes of their own, with nothing left out.
+TINY = (
+    "--dataset=digits",
+    "--backbone=vgg11_bn",
+    "--width=0.03125",
+    "--image_size=8",
+    "--method=simclr",
+    "--epochs=1",
+    "--warmup_epochs=0",
+)
+COMMANDS = (
+    (0, "--help"),
+    (0, "--help_method=mira"),
+    (2, "--help_method=moco"),
+    (2, "--nosuch=1"),
+    (2, "stray"),
+    (2, "--epochs"),
+    (2, "--epochs=٣.5"),
+    (2, "--flagfile={binary}"),
+    (2, "--flagfile={cycle}", "--flagfile={cycle}", "stray"),
+    (2, "--seeds=1..1000000000"),
+    (2, "--sweep=temperature=0:1:1000000000000"),
+    (2, "--sweep=temperature=0.1:1:5000", "--method=simclr", "--epochs=20"),
+    (2, "--transforms=rotation(degrees=1e400)"),
+    (2, "--dataset=folder:{pictures}", "--method=simclr"),
+    (2, "--dataset=table:{binary}"),
+    (2, "--targets={binary}"),
+    (2, "--workdir={binary}", *TINY),
+    (2, "--workdir={empty}", "--stages=report"),
+    (0, "--workdir={theirs}", "--stages=report"),
+    (0, "--workdir={new}", "--stages=pretrain", *TINY),
+    (0, "--workdir={new}", "--stages=report"),
+    (2, "--workdir={new}", "--stages=pretrain", *TINY, "--batch_size=32"),
+)
+
+
+@pytest.mark.slow
+def test_real_commands(tmp_path):
+    places = {name: tmp_path / name for name in ("binary", "cycle", "pictures", "empty", "theirs", "new")}
+    places["binary"].write_bytes(bytes(range(256)))
+    places["cycle"].write_text(f"--flagfile={places['cycle']}\n--epochs=20\n")
+    for name in ("pictures", "empty", "theirs"):
+        places[name].mkdir()
+    for name in ("bomb", "deep giant", "a stack of a billion", "empty"):
+        (places["pictures"] / f"{name}.png").write_bytes(ODD[name])
+    (places["theirs"] / "per_class.csv").write_text("\n".join(map(",".join, (RESULT, *sweep))))
+    script = Path(__file__).parents[1] / "experiments" / "run.py"
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "SSLJAX_CACHE": str(tmp_path / "cache"),
+        "TMPDIR": str(tmp_path),
+    }
+    for code, *asked in COMMANDS:
+        argv = [argument.format(**places) for argument in asked]
+        if not any(one.startswith("--workdir") for one in argv):
+            argv.append(f"--workdir={tmp_path / 'none'}")
+        ran = subprocess.run(
+            [sys.executable, script, *argv], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300
+        )
+        said = f"{argv}\n{ran.stdout[-500:]}\n{ran.stderr[-2000:]}"
+        assert ran.returncode == code, said
+        errors = [one for one in ran.stderr.splitlines() if one.startswith("error: ")]
+        assert len(errors) == (code == 2) and "Traceback" not in ran.stdout + ran.stderr, said
+        assert not (tmp_path / "none").exists() and not list(tmp_path.glob("ssljax-*.log")), said

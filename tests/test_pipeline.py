@@ -164,7 +164,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(copied,
 
 
 def test_evaluate_without_training_says_what_is_missing(configs, tmp_path):
-    with pytest.raises(UserError, match=r"no readable checkpoint; run the pretrain stage first"):
+    with pytest.raises(UserError, match=r"no checkpoint; run the pretrain stage first"):
         pipeline.run(configs, tmp_path / "W", stages=("evaluate",), progress=False)
 
 

@@ -86,7 +86,10 @@ def test_before_the_first_step_features_are_the_files_to_the_bit(warm, file):
         assert kernels and all(np.abs(leaf[0] - leaf[1]).max() > 0 for leaf in kernels)
 
 
-@pytest.mark.parametrize("method", METHODS)
+QUICK = ("byol", "deepclusterv2", "mocov2plus", "swav")
+
+
+@pytest.mark.parametrize("method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
 def test_every_copy_of_the_encoder_begins_so_and_no_head(method, tiny, one_layer):
     (program,) = pipeline.plan([tiny(method=method, backbone=one_layer)])
     trained = pipeline.untrained(program)

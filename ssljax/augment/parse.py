@@ -6,6 +6,7 @@ what B gives it. Python's own parser reads the text; nothing of it is ever run.
 
 import ast
 import inspect
+import warnings
 
 from ssljax.augment.catalogue import TRANSFORMS
 from ssljax.augment.compose import TransformSet, View
@@ -39,7 +40,8 @@ def parse(text: str, where: str = "") -> TransformSet:
         return SETS[text]
     prefix = f"{where}: " if where else ""
     try:
-        tree = ast.parse(text, mode="eval").body
+        with warnings.catch_warnings(action="ignore"):  # of Python, on `1and`: what is not ours is refused below
+            tree = ast.parse(text, mode="eval").body
         return TransformSet(text, "defined by the user", _views(tree, text, top=True))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, UserError):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from ssljax.errors import UserError, unknown
 
+_GREATEST = float(jnp.finfo(jnp.float32).max)  # parameters are computed with in 32 bits
 Array = jax.Array
 Drawn = dict[str, Array]
 Hyper = Mapping[str, Any]  # parameter -> scalar (a float, or an array under jit and vmap)
@@ -137,7 +138,8 @@ def check_values(
         if parameter not in ranges:
             raise unknown(f"parameter of {name}", parameter, ranges, where)
         interval = ranges[parameter]
-        number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+        real = isinstance(value, int | float | numbers.Real) and not isinstance(value, bool)
+        number = float(value) if real and -_GREATEST <= value <= _GREATEST else math.nan  # type: ignore
         low_enough = interval.low < number if interval.above else interval.low <= number
         if not (math.isfinite(number) and low_enough and number <= interval.high):
             raise UserError(f"{prefix}{name}.{parameter} is {value!r}, expected a number in {interval}")

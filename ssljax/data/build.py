@@ -25,7 +25,7 @@ from ssljax.data.cache import (
     writing,
 )
 from ssljax.data.files import Decoded, Files, decoded
-from ssljax.data.source import Contents, Stream
+from ssljax.data.source import Block, Contents, Stream
 from ssljax.data.splits import Dataset, Split, plan, some
 from ssljax.errors import UserError, unknown
 
@@ -47,7 +47,12 @@ def in_memory(name: str, contents: Contents, validation_fraction: float, group: 
     """A small set, without a cache: all splits in memory, read-only."""
     read: dict[str, Split] = {}
     for split, stream in _streams(contents).items():
-        blocks = list(stream.read())
+        blocks: list[Block] = []
+        for images, labels in stream.read():
+            if images[:1].nbytes * stream.size > _memory() / 2:  # they are put together, and so there twice
+                gigabytes = images[:1].nbytes * stream.size / 2**30
+                raise UserError(f"{name}: {gigabytes:,.0f} GB of images do not fit in memory; give a smaller --resize")
+            blocks.append((images, labels))
         known = [labels for _, labels in blocks if labels is not None]
         images = np.concatenate([images for images, _ in blocks])
         read[split] = Split(images, np.concatenate(known) if known else None, stream.columns())
@@ -59,6 +64,11 @@ def in_memory(name: str, contents: Contents, validation_fraction: float, group: 
     for split, (origin, rows) in plan(sizes, targets, validation_fraction, name, groups, batches).items():
         splits[split] = read[origin] if rows is None else read[origin].rows(rows)
     return _described(name, splits, contents.class_names)
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def looked_at(name: str, contents: Contents) -> dict[str, Any]:

@@ -148,11 +148,10 @@ def _read_tiff(data: bytes) -> np.ndarray:
     if pixels.dtype.newbyteorder("=") not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise Unkept(f"{pixels.dtype} pixels; expected 8 or 16 bits")
     if int(page.photometric) not in (0, 1, 2, 6):  # grey, RGB, YCbCr (which imagecodecs turns into RGB)
-        raise Unkept(
-            f"TIFF of {page.photometric.name.lower()} colours with several pages or 16 bits; expected grey or RGB"
-        )
+        colours = getattr(page.photometric, "name", "unknown").lower()
+        raise Unkept(f"TIFF of {colours} colours with several pages or 16 bits; expected grey or RGB")
     if others:
         pixels = np.moveaxis(pixels, axes.index(others[0]), -1)
     if others == ["S"]:
         pixels = pixels[..., : pixels.shape[-1] - sum(int(one) in _ALPHA for one in page.extrasamples)]
-    return pixels.reshape(*pixels.shape[:2], -1).astype(pixels.dtype.newbyteorder("="))
+    return (pixels if pixels.ndim == 3 else pixels[..., None]).astype(pixels.dtype.newbyteorder("="))

@@ -107,7 +107,9 @@ def _one(root: str, path: str, animated: list[str] | None) -> np.ndarray:
         image = stack[int(row[2])]
     except IndexError:
         raise Unkept(f"the stack holds {len(stack)} images") from None
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # NumPy reads a header with Python's own tokenizer and parser
         raise Broken(str(error)) from error
     if stack.ndim != 4:
         raise Unkept(f"shape {stack.shape}; expected a stack [n, h, w, c]")
@@ -135,7 +137,7 @@ def references(root: str, path: str) -> list[str]:
             if file.read(len(NPY)) != NPY:
                 return [path]
         shape = np.load(os.path.join(root, path), mmap_mode="r", allow_pickle=False).shape
-    except (OSError, ValueError, EOFError):
+    except Exception:  # as in `_one`
         return [path]  # what is wrong with it is said where it is read
     return [f"{path}[{row}]" for row in range(shape[0])] or [path] if len(shape) == 4 else [path]
 

@@ -19,6 +19,8 @@ T = TypeVar("T")
 # Images decoded before a block is handed on: large enough to keep the threads busy, small enough that a
 # block of photographs (256 x 500 x 400 x 3 bytes = 150 MB) fits in memory.
 BLOCK = 256
+BYTES = 2**29  # of a block's images, however large they are (our choice)
+FIRST = 8  # images of the first block, whose size is not known
 
 # Seconds an image from which on threads pay. Below, waiting for the interpreter lock costs more than it
 # gains: 10,000 PNGs of 28x28 took .8 s in one thread and 1.2 s in two.
@@ -104,16 +106,21 @@ def in_blocks(
     """
     pool: ThreadPoolExecutor | None = None
     workers = min(16, os.cpu_count() or 1)
+    start, size = 0, FIRST
     with contextlib.ExitStack() as stack:
-        for start in range(0, len(items), BLOCK):
-            block = items[start : start + BLOCK]
+        while start < len(items):
+            block = items[start : start + size]
+            start += len(block)
             if pool is None:
                 began = time.perf_counter()
                 images = load(block)
-                if time.perf_counter() - began > WORTH_THREADS * len(block):
+                slow = time.perf_counter() - began > WORTH_THREADS * len(block)
+                if slow and start > FIRST:  # the first block pays for what is imported
                     pool = stack.enter_context(ThreadPoolExecutor(workers))
-                yield block, images
-                continue
-            step = -(-len(block) // (4 * workers))
-            shares = [block[i : i + step] for i in range(0, len(block), step)]
-            yield block, [image for share in pool.map(load, shares) for image in share]
+            else:
+                step = -(-len(block) // (4 * workers))
+                shares = [block[i : i + step] for i in range(0, len(block), step)]
+                images = [image for share in pool.map(load, shares) for image in share]
+            largest = max((image.nbytes for image in images if image is not None), default=0)
+            size = max(1, min(BLOCK, BYTES // max(1, largest)))
+            yield block, images

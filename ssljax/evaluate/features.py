@@ -59,9 +59,7 @@ def extractor(trained: Trained, *, image_size: int, batch_size: int = 256) -> Ca
     return lambda images: np.concatenate(list(in_pieces(images)), axis=1)
 
 
-def pieces(
-    trained: Trained, *, image_size: int, batch_size: int = 256
-) -> Callable[[np.ndarray], Iterator[np.ndarray]]:
+def pieces(trained: Trained, *, image_size: int, batch_size: int = 256) -> Callable[[np.ndarray], Iterator[np.ndarray]]:
     """As `extractor`, but what comes is [runs, at most batch_size, dim] at a time, in the images' order.
 
     Images are read by slices, the next ones while the device works on those before.
@@ -271,9 +269,7 @@ def _global_views(config: Config, loss: str = "") -> list[_Source]:
     """The two global views of a resolved config's first loss ("") or "second"; the one view of a method of one, twice."""
     side = sizes(config)
     plan = [
-        _Source(name, view, side[name])
-        for name, view in sources(config).items()
-        if name.rpartition(".")[0] == loss
+        _Source(name, view, side[name]) for name, view in sources(config).items() if name.rpartition(".")[0] == loss
     ]
     return (plan * 2)[:2]
 

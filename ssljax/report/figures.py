@@ -68,7 +68,7 @@ def tsne_figure(
     class_names: Sequence[str],
     random_state: int = 0,
 ) -> Path:
-    """t-SNE (or another map) of each panel's features side by side: coloured by label above, by each further column, by K-means cluster below.
+    """t-SNE (or another map) of each panel's features side by side, a row a colouring: label, each further column, K-means cluster.
 
     At most 1500 points of each panel, drawn with `random_state`, and the first three columns. Without labels there is no upper row.
     """

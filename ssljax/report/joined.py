@@ -65,11 +65,12 @@ def write_joined(
     if not found and not results:
         reason = left_out[0] if left_out else "no sweep of three values or more in per_class.csv"
         raise UserError(f"{', '.join(map(str, paths))}: {reason}")
+    # Before anything is written: what is to be compared may not be there.
+    compared = [comparisons.pairs(results, compare, study_of), comparisons.reliabilities(results)]
     answer, *parts, script = bias.sections_of(found, left_out, per_class, target, choose=choose, targets=targets) or (
         "",
         "",
     )
-    compared = [comparisons.pairs(results, compare, study_of), comparisons.reliabilities(results)]
     target.mkdir(parents=True, exist_ok=True)
     measured = [path for path in paths if (path / "results.csv").exists()]
     runs = runs_table.table(measured, target) if measured else ""

@@ -185,9 +185,7 @@ def high_frequency_share(grey: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(flat, 0.0, energy[:, high].sum(axis=1) / np.where(flat, 1.0, total))
 
 
-def _checked(
-    values: Any, labels: ArrayLike, class_names: Sequence[str], dims: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _checked(values: Any, labels: ArrayLike, class_names: Sequence[str], dims: int) -> tuple[np.ndarray, np.ndarray]:
     values = values if hasattr(values, "ndim") else np.asarray(values)  # images may be read as they are asked for
     labels = np.asarray(labels)
     if values.ndim != dims or labels.shape != values.shape[:1]:

@@ -25,7 +25,7 @@ def read_superclasses(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             return _superclasses(file.read(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a CSV table ({error})") from error
 
 
