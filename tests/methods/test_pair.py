@@ -174,7 +174,9 @@ def test_a_list_of_sets_may_hold_the_sum_of_two(tiny):
     assert whole == config_lib.resolve(tiny(**SETS, **weighted))
     sets = ("mnist_first", "mnist_first & mnist_second")
     alone, both = pipeline.plan([tiny(transforms=each, **weighted) for each in sets])
-    assert alone.config.second is None and both.config == dataclasses.replace(whole, run_axis=both.config.run_axis)
+    assert alone.config.second is None and both.config == dataclasses.replace(
+        whole, run_axis=both.config.run_axis, stream=both.config.stream
+    )
     assert (alone.name, both.name) == ("none", "mnist_second")
     several = pipeline.plan([tiny(transforms=each, **weighted) for each in (*sets[:1], "mnist_second & mnist_first")])
     assert [program.name for program in several] == ["mnist_first", "mnist_second-mnist_first"]
