@@ -79,11 +79,11 @@ def draw(
     labelled = all(split.labels is not None for split in parts)
     labels = np.concatenate([np.asarray(split.labels) for split in parts])[there] if labelled else None
     columns = {}
-    for name in next(iter(parts)).columns:
-        if name != "path" and all(name in split.columns for split in parts):
-            values = np.concatenate([split.columns[name] for split in parts])[there]
+    for column in next(iter(parts)).columns:
+        if column != "path" and all(column in split.columns for split in parts):
+            values = np.concatenate([split.columns[column] for split in parts])[there]
             if 1 < len(np.unique(values)) <= figures.CLASSES_SHOWN:
-                columns[name] = values
+                columns[column] = values
     title = f"{name}\n{dataset.name}: {len(features):,} images\n{'t-SNE' if how == 'tsne' else 'principal components'}"
     panel = figures.Panel(title, positions[there], labels, clusters[there], columns, positions[there])
     figures.tsne_figure(path, [panel], dataset.class_names or ())

@@ -16,7 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 import ssljax
-from ssljax import cli, data, embedding, pipeline, serving
+from ssljax import cli, data, embedding, embedding_table, pipeline, serving
 from ssljax.errors import UserError
 from ssljax.evaluate import features as extraction
 from ssljax.evaluate import large
@@ -97,6 +97,27 @@ def test_the_table_opens_with_a_line_an_image(embedded):
     with Image.open(embedded.folder / "map.png") as picture:
         colours = picture.convert("RGB").getcolors(2**20)
     assert len([count for count, colour in colours if max(colour) - min(colour) > 60 and count > 20]) >= 8
+
+
+def test_the_picture_names_the_encoder_and_is_coloured_by_columns_of_few_values(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(embedding_table.figures, "tsne_figure", lambda path, panels, names: drawn.extend(panels))
+    columns = {
+        "path": np.array(["a", "b", "c"]),
+        "plate": np.array(["p1", "p2", "p1"]),
+        "one": np.array(["x", "x", "x"]),
+    }
+    split = data.Split(np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, 1], np.int32), columns)
+    dataset = data.Dataset("mine", {"train": split}, ("no", "yes"), (0.5,), (0.1,), "")
+    positions = np.array([[0, 1], [2, 3], [np.nan, np.nan]])
+    clusters, features = np.array([1, 0, 1]), np.zeros((3, 4), np.float32)
+    embedding_table.draw(
+        tmp_path / "map.png", "simclr/seed=5", dataset, dataset.splits, features, clusters, positions, "pca"
+    )
+    (panel,) = drawn
+    assert panel.title.splitlines()[:2] == ["simclr/seed=5", "mine: 3 images"]
+    assert {name: values.tolist() for name, values in panel.columns.items()} == {"plate": ["p1", "p2"]}
+    assert panel.labels.tolist() == [0, 1] and panel.clusters.tolist() == [1, 0]
 
 
 def test_an_export_and_other_images_from_python(study, embedded, tmp_path):
