@@ -218,7 +218,8 @@ def plan(
         if groups is None:
             what, (kept, held) = "train images", stratified(len(pool), targets, fraction)
         else:
-            what = f"train images in {len(np.unique(groups[pool]))} groups"
+            count = len(np.unique(groups[pool]))
+            what = f"train images in {count} group{'s' if count > 1 else ''}"
             kept, held = grouped(groups[pool], targets, fraction)
             if batches is not None:
                 alike = grouped(groups[pool], targets, fraction, batches[pool])

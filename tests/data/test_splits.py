@@ -108,7 +108,7 @@ def test_groups_stay_together_through_both_draws_or_are_refused():
     sets = [set(groups[rows]) for _, rows in parts.values()]
     assert sum(map(len, sets)) == 40 == len(set.union(*sets))
     with pytest.raises(
-        UserError, match="set: 200 train images in 1 groups are too few to hold out 0.2 of them for test"
+        UserError, match="set: 200 train images in 1 group are too few to hold out 0.2 of them for test"
     ):
         plan({"train": 200}, {"train": None}, 0.0, "set", np.full(200, "a"))
 

@@ -182,7 +182,7 @@ def test_groups_stand_together(tmp_path, load, caplog):
     assert len(test) == 1 and len(train) == 2 and not train & test
     assert "images of test are of one group" in caplog.text
     write_csv(tmp_path / "t.csv", [row | {"group": "all"} for row in rows])
-    with pytest.raises(UserError, match="12 train images in 1 groups are too few to hold out"):
+    with pytest.raises(UserError, match="12 train images in 1 group are too few to hold out"):
         load()
 
 
