@@ -108,6 +108,7 @@ def test_report_alone_needs_only_the_workdir(finished, capsys):
     assert "Raw pixels" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_give_the_same_bits(finished, configs, tmp_path):
     workdir = tmp_path / "W"
     command = [
@@ -140,27 +141,6 @@ def test_kill_9_and_the_same_command_give_the_same_bits(finished, configs, tmp_p
         for w in (workdir, finished)
     ]
     assert epochs[0] == epochs[1]
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A finished workdir to damage."""
-    import shutil
-
-    return Path(shutil.copytree(finished, tmp_path / "W"))
-
-
-def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(copied, configs, caplog):
-    folder = copied / "checkpoints" / "mnist_first"
-    expected = final_state(configs, copied)["mnist_first"]
-    for file in (folder / "3" / "default").rglob("*"):
-        if file.is_file() and file.stat().st_size > 1000:
-            os.truncate(file, file.stat().st_size // 2)
-    with caplog.at_level("WARNING", logger="ssljax"):
-        pipeline.run(configs[0:1] + configs[1:], copied, stages=("pretrain",), progress=False)
-    assert "checkpoint of epoch 3 cannot be read" in caplog.text
-    for a, b in zip(expected, final_state(configs, copied)["mnist_first"]):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_evaluate_without_training_says_what_is_missing(configs, tmp_path):
