@@ -116,6 +116,7 @@ def test_a_sweep_that_does_not_fit_is_trained_in_parts_and_resumed_so(tiny, tmp_
     assert kept == {
         "run_axis": "unroll",
         "programs": {"mocov2plus~0": ["seed=1", "seed=2"], "mocov2plus~1": ["seed=3"]},
+        "stream": "no",
     }
     # With all the memory in the world, checkpoints that exist stay what they are, and are measured so.
     monkeypatch.setattr(memory, "available", lambda: 10**15)
